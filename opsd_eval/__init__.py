@@ -1,0 +1,1 @@
+"""Measure what self-distillation does to reasoning, from samples alone."""

