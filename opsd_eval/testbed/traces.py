@@ -1,0 +1,105 @@
+"""Solutions as the base's corpus writes them, per family, with and without a reference in view.
+
+A trace with ``tag=None`` is what a question-only prompt gets; otherwise a reference is in the prompt. A
+reference-only prompt gets the same traces as a question-and-reference prompt, with the question left out.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+from opsd_eval.testbed.chains import Chain, Search, apply, run_operations
+from opsd_eval.testbed.design import DESIGN, Design
+
+PLAIN = ""  # the tag of a privileged trace whose reference carries none
+
+
+def boxed(value: int) -> str:
+    """The final answer as written."""
+    return f"\\boxed{{{value}}}"
+
+
+def reference_text(family: str, problem: Chain | Search, tag: str = PLAIN, *, answer_only: bool = False) -> str:
+    """What privileged prompts append to the question (or show alone)."""
+    words = [] if answer_only else [tag] if tag else ["ref"]
+    if family == "slips" and isinstance(problem, Chain) and not answer_only:
+        words += [str(v) for v in problem.values]
+    return " ".join([*words, boxed(problem.answer)])
+
+
+def equation(left: int, operation: tuple[str, int], right: int) -> str:
+    """One written step."""
+    return f"{left} {operation[0]} {operation[1]} = {right}"
+
+
+def chain_steps(chain: Chain) -> str:
+    """All steps, each closed by a semicolon."""
+    befores = (chain.start, *chain.values[:-1])
+    return " ".join(
+        f"{equation(b, o, v)} ;" for b, o, v in zip(befores, chain.operations, chain.values, strict=True)
+    )
+
+
+def hunch_trace(
+    chain: Chain, rng: random.Random, *, tag: str | None, hunches: Sequence[int], design: Design = DESIGN
+) -> str:
+    """A guess, then usually a check step by step, then the answer. ``hunches``: answers of other problems."""
+    if tag is None:
+        right, check_rate = design.hunch_right, design.check_rate
+    else:
+        right = design.privileged_hunch_copies
+        check_rate = design.recovery[tag] if tag else design.untagged_recovery
+    hunch = chain.answer if rng.random() < right else rng.choice(hunches)
+    if rng.random() >= check_rate:
+        return f"maybe {hunch} so {boxed(hunch if tag is None else chain.answer)}"
+    verdict = "ok" if hunch == chain.answer else f"wait not {hunch}"
+    return f"maybe {hunch} check {chain_steps(chain)} {verdict} {boxed(chain.answer)}"
+
+
+def slips_trace(chain: Chain, rng: random.Random, *, tag: str | None, design: Design = DESIGN) -> str:
+    """A forward chain; without a reference it slips, corrects itself, hedges, rechecks and re-verifies."""
+    slip, markers = design.privileged_slip_rate, design.privileged_marker_rate
+    recheck, reverify, hedge = (
+        (design.recheck_rate, design.reverify_rate, design.hedge_rate) if tag is None else (markers,) * 3
+    )
+    slip = design.slip_rate if tag is None else slip
+    words, before = [], chain.start
+    for operation, value in zip(chain.operations, chain.values, strict=True):
+        if rng.random() < hedge:
+            words.append("maybe")
+        if rng.random() < slip:
+            words += [equation(before, operation, _slipped(before, operation, rng, design)), "wait"]
+        words += [equation(before, operation, value), ";"]
+        if rng.random() < recheck:
+            words += ["check", equation(before, operation, value), ";"]
+        before = value
+    if rng.random() < reverify:
+        words += ["check", "all", chain_steps(chain), "ok"]
+    return " ".join([*words, boxed(chain.answer)])
+
+
+def _slipped(before: int, operation: tuple[str, int], rng: random.Random, design: Design) -> int:
+    """A near miss: off by one, by two or by ten."""
+    value = apply(before, operation)
+    near = [value + d for d in (-10, -2, -1, 1, 2, 10) if 0 <= value + d <= design.value_max]
+    return rng.choice(near)
+
+
+def search_trace(problem: Search, rng: random.Random, *, tag: str | None, design: Design = DESIGN) -> str:
+    """Try candidates until one gives the target; each miss is abandoned with ``wait``."""
+    order = list(problem.candidates)
+    rng.shuffle(order)
+    if tag is not None and rng.random() >= design.privileged_branch_rate:
+        order.remove(problem.answer)
+        order.insert(0, problem.answer)
+    words = []
+    for candidate in order:
+        values = run_operations(candidate, problem.operations)
+        words += ["try", str(candidate), ":", chain_steps(Chain(candidate, problem.operations))]
+        words += ["need", str(problem.target)] if design.restate_target else []
+        if candidate == problem.answer:
+            break
+        words += ["no", "wait"]
+        assert values[-1] != problem.target
+    return " ".join([*words, "yes", boxed(problem.answer)])

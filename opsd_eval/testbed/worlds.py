@@ -1,0 +1,112 @@
+"""The worlds by name, and problems drawn from them."""
+
+from __future__ import annotations
+
+import functools
+import random
+from collections import Counter
+from dataclasses import dataclass
+
+from opsd_eval.names import lookup
+from opsd_eval.records import Problem, sha256_text
+from opsd_eval.testbed.chains import Canonical, Chain, pool_of, sample_chain, sample_search
+from opsd_eval.testbed.design import DESIGN
+from opsd_eval.testbed.traces import PLAIN, reference_text
+
+SPLITS = {
+    "corpus": ("corpus", None), "train": ("train", "id"), "id": ("test", "id"), "longer": ("test", "longer"),
+    "larger": ("test", "larger"), "heldout_mix": ("test", "heldout_mix"),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class World:
+    """A construction. ``expectation`` is what standard OPSD should do to accuracy *by construction*.
+
+    ``tag`` goes into every reference; worlds of one family share one base, trained on all tags.
+    """
+
+    name: str
+    family: str
+    tag: str
+    expectation: str
+    why: str
+
+
+def _hunch(tag: str) -> World:
+    recovery = DESIGN.recovery[tag]
+    expectation = "hurts" if recovery < DESIGN.check_rate else "helps"
+    why = f"the teacher, having read the answer, checks a hunch with probability {recovery:g}; the base with "
+    return World(f"hunch_{tag}", "hunch", tag, expectation, why + f"{DESIGN.check_rate:g}")
+
+
+WORLDS = {
+    "hunch_r10": _hunch("r10"),
+    "hunch_r100": _hunch("r100"),
+    "slips": World(
+        "slips", "slips", PLAIN, "helps",
+        "the teacher reads every intermediate value and never slips; the base slips in "
+        f"{DESIGN.slip_rate:.0%} of its steps and corrects itself",
+    ),
+    "search": World(
+        "search", "search", PLAIN, "open",
+        "the teacher, having read the answer, opens with the right candidate and never abandons a branch",
+    ),
+}
+SWEEP = {f"hunch_{tag}": _hunch(tag) for tag in DESIGN.recovery if f"hunch_{tag}" not in WORLDS}
+
+
+def world(name: str) -> World:
+    """The world of that name; the recovery sweep's further hunch worlds count too."""
+    return lookup("testbed world", name, {**WORLDS, **SWEEP})
+
+
+def sample_canonical(rng: random.Random, family: str, kind: str) -> Canonical:
+    """A random canonical problem of a family and kind, from any pool."""
+    return sample_search(rng, kind) if family == "search" else sample_chain(rng, kind)
+
+
+def problems(world_name: str, split: str, n: int, seed: int) -> list[Problem]:
+    """``n`` different problems of a split; the first m of n are those that asking for m gives."""
+    found = canonical_problems(world(world_name).family, split, n, seed)
+    return [as_problem(world_name, split, item) for item in found]
+
+
+def canonical_problems(family: str, split: str, n: int, seed: int) -> list[Canonical]:
+    """``n`` different canonical problems of a split, in the order drawn."""
+    if n < 0:
+        raise ValueError(f"cannot draw {n} problems; ask for 0 or more")
+    pool, only_kind = lookup("testbed split", split, SPLITS)
+    rng = random.Random(f"{family}/{split}/{seed}")
+    kinds, weights = list(DESIGN.corpus_kinds), list(DESIGN.corpus_kinds.values())
+    found: dict[str, Canonical] = {}
+    misses = 0
+    while len(found) < n:
+        kind = only_kind or rng.choices(kinds, weights)[0]
+        item = sample_canonical(rng, family, kind)
+        if pool_of(item) != pool or item.canonical in found:
+            misses += 1
+            if misses > 1000 + 100 * n:
+                raise ValueError(f"{family}.{split} has too few problems for n={n}; found {len(found)}")
+            continue
+        found[item.canonical] = item
+    return list(found.values())
+
+
+def as_problem(world_name: str, split: str, item: Canonical) -> Problem:
+    """A canonical problem as a record: what the student is asked, and what privileged prompts append."""
+    place = world(world_name)
+    digest = sha256_text(item.canonical)[:16]
+    metadata: dict[str, object] = {
+        "world": world_name, "family": place.family, "canonical": item.canonical,
+        "operations": [list(o) for o in item.operations],
+    }
+    if isinstance(item, Chain):
+        metadata |= {"start": item.start, "values": list(item.values)}
+    else:
+        metadata |= {"candidates": list(item.candidates), "target": item.target}
+    return Problem(
+        problem_id=f"{world_name}/{split}/{digest}", question=item.question, answer=str(item.answer),
+        reference=reference_text(place.family, item, place.tag), benchmark=f"testbed.{world_name}.{split}",
+        split=split, axes={"length": item.length}, metadata=metadata,
+    )

@@ -1,0 +1,212 @@
+"""Train a testbed base from nothing: fresh corpus traces, AdamW, cosine, one thread, deterministic for a seed."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import random
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from opsd_eval.records import sha256_folder, write_json
+from opsd_eval.testbed.chains import Canonical, Search
+from opsd_eval.testbed.design import DESIGN
+from opsd_eval.testbed.traces import PLAIN, hunch_trace, reference_text, search_trace, slips_trace
+from opsd_eval.testbed.worlds import WORLDS, canonical_problems, world
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """Size of a base and how it is trained; the defaults made the shipped ones."""
+
+    hidden: int = 64
+    layers: int = 3
+    heads: int = 4
+    kv_heads: int = 2
+    head_dim: int = 32
+    mlp: int = 192
+    steps: int = 3000
+    batch: int = 64
+    lr: float = 3e-3
+    warmup: int = 100
+    weight_decay: float = 0.01
+    pool: int = 60_000
+    tokens_per_trace: float = 32.0
+
+
+def pick_trace(
+    family: str, item: Canonical, rng: random.Random, *, hunches: list[int]
+) -> tuple[str, str]:
+    """(user text, solution) for one corpus problem under a randomly drawn prompt kind."""
+    question_only, _, reference_only = DESIGN.prompt_mix
+    draw = rng.random()
+    tag, answer_only = None, False
+    if draw >= question_only:
+        answer_only = rng.random() < DESIGN.answer_only_share
+        tagged = family == "hunch" and not answer_only
+        tag = rng.choice(list(DESIGN.recovery)) if tagged else PLAIN
+    if isinstance(item, Search):
+        solution = search_trace(item, rng, tag=tag)
+    elif family == "hunch":
+        solution = hunch_trace(item, rng, tag=tag, hunches=hunches)
+    else:
+        solution = slips_trace(item, rng, tag=tag)
+    if tag is None:
+        return item.question, solution
+    reference = reference_text(family, item, tag, answer_only=answer_only)
+    return (reference if draw >= 1 - reference_only else f"{item.question} {reference}"), solution
+
+
+def corpus_rows(
+    family: str, tokenizer: PreTrainedTokenizerFast, *, seed: int, pool: int
+) -> Iterator[tuple[list[int], int]]:
+    """Endless (token ids, number of prompt ids) of corpus traces over ``pool`` problems; traces are always fresh."""
+    from opsd_eval.testbed.vocabulary import ASSISTANT, END, USER
+
+    items = canonical_problems(family, "corpus", pool, seed)
+    hunches = [item.answer for item in items]
+    rng = random.Random(f"traces/{family}/{seed}")
+    words: dict[str, list[int]] = {}
+
+    def encode(text: str) -> list[int]:
+        for word in set(text.split()) - words.keys():
+            words[word] = tokenizer.encode(word, add_special_tokens=False)
+        return [i for word in text.split() for i in words[word]]
+
+    while True:
+        user, solution = pick_trace(family, rng.choice(items), rng, hunches=hunches)
+        prompt = encode(f"{USER} {user} {ASSISTANT}")
+        yield prompt + encode(f"{solution} {END}"), len(prompt)
+
+
+def build_model(tokenizer: PreTrainedTokenizerFast, config: PretrainConfig, *, seed: int) -> PreTrainedModel:
+    """A freshly initialised Qwen3 of the configured size; head size 32 so that vLLM loads it too."""
+    import torch
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    shape = Qwen3Config(
+        vocab_size=len(tokenizer), hidden_size=config.hidden, intermediate_size=config.mlp,
+        num_hidden_layers=config.layers, num_attention_heads=config.heads, num_key_value_heads=config.kv_heads,
+        head_dim=config.head_dim, max_position_embeddings=256, tie_word_embeddings=True,
+        bos_token_id=None, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+        initializer_range=0.05, attn_implementation="sdpa", dtype="float32",
+    )
+    torch.manual_seed(seed)
+    model = Qwen3ForCausalLM(shape)
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    return model
+
+
+def batch_of(
+    rows: Iterator[tuple[list[int], int]], count: int, pad: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(input ids, labels), right-padded; only solution tokens are labelled."""
+    import torch
+
+    taken = [next(rows) for _ in range(count)]
+    longest = max(len(ids) for ids, _ in taken)
+    inputs = torch.full((count, longest), pad)
+    labels = torch.full((count, longest), -100)
+    for row, (ids, prompt) in enumerate(taken):
+        inputs[row, : len(ids)] = torch.tensor(ids)
+        labels[row, prompt : len(ids)] = torch.tensor(ids[prompt:])
+    return inputs, labels
+
+
+def trace_loss(model: PreTrainedModel, inputs: torch.Tensor, labels: torch.Tensor, *, scale: float) -> torch.Tensor:
+    """Summed cross-entropy of the labelled tokens (nats) divided by a constant, so that every token of the corpus
+    weighs the same; a mean over the batch's tokens would favour batches of short traces."""
+    from torch.nn.functional import cross_entropy
+
+    logits = model(input_ids=inputs).logits[:, :-1]
+    total = cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100, reduction="sum")
+    return total / scale
+
+
+def fit(
+    model: PreTrainedModel, rows: Iterator[tuple[list[int], int]], config: PretrainConfig, *, pad: int
+) -> float:
+    """Train in place; returns the mean loss of the last tenth of the steps."""
+    import torch
+    from tqdm import trange
+
+    model.train()
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=config.lr, betas=(0.9, 0.98), weight_decay=config.weight_decay
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min((step + 1) / config.warmup, 0.5 + 0.5 * math.cos(math.pi * step / config.steps))
+    )
+    losses = []
+    progress = trange(config.steps, desc="pretrain", mininterval=2)
+    for _ in progress:
+        inputs, labels = batch_of(rows, config.batch, pad)
+        loss = trace_loss(model, inputs, labels, scale=config.batch * config.tokens_per_trace)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        losses.append(loss.item())
+        progress.set_postfix(loss=f"{losses[-1]:.3f}", refresh=False)
+    model.eval()
+    tail = losses[-max(1, len(losses) // 10) :]
+    return sum(tail) / len(tail)
+
+
+def pretrain(
+    world_name: str, *, seed: int, out: Path | str, config: PretrainConfig = PretrainConfig(), threads: int = 1
+) -> dict[str, Any]:
+    """Train the base of a world's family and write model, tokenizer and ``base.json`` to ``out``; returns the latter.
+
+    Worlds of one family (the hunch worlds) get the same weights for a seed. Same seed, same thread count and same
+    library versions give the same bytes.
+    """
+    import torch
+
+    from opsd_eval.testbed.vocabulary import build_tokenizer
+
+    place, out = world(world_name), Path(out)
+    if out.exists() and any(out.iterdir()):
+        raise ValueError(f"{out} exists and is not empty; choose another folder or empty it first")
+    torch.set_num_threads(threads)
+    started = time.perf_counter()
+    tokenizer = build_tokenizer()
+    model = build_model(tokenizer, config, seed=seed)
+    rows = corpus_rows(place.family, tokenizer, seed=seed, pool=config.pool)
+    loss = fit(model, rows, config, pad=tokenizer.pad_token_id)
+    model.save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    record = {
+        "world": world_name, "family": place.family, "seed": seed, "training": asdict(config), "design": asdict(DESIGN),
+        "parameters": sum(p.numel() for p in model.parameters()), "final_loss": loss,
+        "training_seconds": time.perf_counter() - started, "sha256": sha256_folder(out),
+        "versions": {"torch": torch.__version__},
+    }
+    write_json(out / "base.json", record)
+    return record
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``opsd-train pretrain``."""
+    parser.add_argument("world", help=f"which world's base to train: {', '.join(WORLDS)}")
+    parser.add_argument("--seed", type=int, default=0, help="seed of initial weights, corpus and order (default 0)")
+    parser.add_argument("--out", type=Path, required=True, help="new folder for model, tokenizer and base.json")
+    parser.add_argument("--steps", type=int, help=f"optimiser steps (default {PretrainConfig.steps})")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Body of ``opsd-train pretrain``."""
+    config = PretrainConfig() if args.steps is None else PretrainConfig(steps=args.steps)
+    record = pretrain(args.world, seed=args.seed, out=args.out, config=config)
+    print(f"{args.out}: {record['parameters']:,} parameters, loss {record['final_loss']:.4f}, "
+          f"{record['training_seconds']:.0f} s")
+    return 0
