@@ -1,0 +1,114 @@
+"""How figures look: one colour-blind-safe colour and marker an arm, quiet axes, SVG that follows the page's theme."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe & Ito's palette. The baseline is grey, so that colour always means "trained".
+ARM_COLOURS = {"base": "#767d85", "standard": "#d55e00", "purified": "#0072b2"}
+MORE_COLOURS = ("#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8a6d3b", "#5b4b8a")
+MARKERS = ("s", "o", "D", "^", "v", "P", "X", "h", "*")
+# Paul Tol's muted palette, by outcome.
+OUTCOME_COLOURS = {
+    "right": "#44aa99", "loop": "#882255", "truncated": "#cc6677", "off_language": "#aa4499", "no_answer": "#ddcc77",
+    "wrong": "#b8bcc2",
+}  # fmt: skip
+INK, GRID = "#24292e", "#d8dce1"
+LINESTYLES = ("-", "--", ":", "-.")
+# On the page these colours become CSS variables, so that one drawing serves light and dark.
+THEMED = {INK: "ink", GRID: "line"} | {c: f"arm-{name}" for name, c in ARM_COLOURS.items()}
+RC = {
+    "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"], "font.size": 9.5, "axes.titlesize": 10.5,
+    "axes.titleweight": "bold", "axes.titlelocation": "left", "axes.labelsize": 9.5, "axes.edgecolor": GRID,
+    "axes.labelcolor": INK, "axes.titlecolor": INK, "text.color": INK, "xtick.color": INK, "ytick.color": INK,
+    "xtick.labelsize": 8.5, "ytick.labelsize": 8.5, "axes.spines.top": False, "axes.spines.right": False,
+    "axes.grid": True, "axes.axisbelow": True, "grid.color": GRID, "grid.linewidth": 0.6, "legend.frameon": False,
+    "legend.fontsize": 9, "figure.facecolor": "none", "axes.facecolor": "none", "savefig.facecolor": "none",
+    "svg.fonttype": "none", "svg.hashsalt": "opsd", "lines.linewidth": 1.8, "lines.markersize": 5.5,
+    "text.parse_math": False, "figure.constrained_layout.use": True,
+}  # fmt: skip
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """Draw inside this context: our settings, no display, and no figure left open."""
+    import matplotlib
+
+    with matplotlib.rc_context(RC):
+        yield
+
+
+def new_figure(n_rows: int, n_columns: int, *, width: float = 10.0, height: float = 2.6) -> tuple[Figure, Any]:
+    """A figure and its (n_rows, n_columns) array of axes; ``height`` inches a row. No pyplot, no global state."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height * n_rows + 0.75))
+    axes = figure.subplots(n_rows, n_columns, squeeze=False)
+    return figure, axes
+
+
+def colours(arms: Sequence[str]) -> dict[str, str]:
+    """The colour of each arm: fixed for known names; elsewhere the first arm is the baseline, then in turn."""
+    known = {} if set(arms) & set(ARM_COLOURS) else dict(zip(arms, ARM_COLOURS.values(), strict=False))
+    spare = itertools.cycle(MORE_COLOURS)
+    return {arm: ARM_COLOURS.get(arm) or known.get(arm) or next(spare) for arm in arms}
+
+
+def markers(arms: Sequence[str]) -> dict[str, str]:
+    """A marker an arm, so that no figure needs colour to be read."""
+    return {arm: MARKERS[at % len(MARKERS)] for at, arm in enumerate(arms)}
+
+
+def footnote(figure: Figure, text: str) -> None:
+    """What n and the bands are, at the bottom of the figure."""
+    figure.supxlabel(text, fontsize=8, x=0.01, ha="left", color=INK, alpha=0.75)
+
+
+def legend(figure: Figure, axes: Axes, *, columns: int = 6) -> None:
+    """One legend above all panels, from the entries of one of them (each name once)."""
+    handles, labels = axes.get_legend_handles_labels()
+    named = dict(zip(labels, handles, strict=True))
+    if named:
+        figure.legend(named.values(), named.keys(), loc="outside upper left", ncols=columns, handlelength=2.2)
+
+
+def empty(axes: Axes, text: str = "not measured") -> None:
+    """A panel without data says so."""
+    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", alpha=0.6, fontsize=8.5)
+    axes.set_xticks([])
+    axes.set_yticks([])
+
+
+def to_svg(figure: Figure) -> str:
+    """The figure as an SVG document: same bytes for the same figure, no metadata, text kept as text."""
+    buffer = io.StringIO()
+    with style():
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    return buffer.getvalue()
+
+
+def inline_svg(document: str, *, prefix: str) -> str:
+    """An SVG document as an element for our page: ids made unique, theme colours as CSS variables, page's font."""
+    svg = document[document.index("<svg") :]
+    svg = re.sub(r"<(metadata|style)\b.*?</\1>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'<svg [^>]*viewBox="([^"]+)"[^>]*>', r'<svg class="plot" viewBox="\1" role="img">', svg, count=1)
+    svg = re.sub(r'\bid="', f'id="{prefix}-', svg)
+    svg = re.sub(r'(xlink:href="|url\()#', rf"\1#{prefix}-", svg).replace("xlink:href", "href")
+    svg = re.sub(r'\bd="[^"]*"', _short_path, svg)
+    for colour, name in THEMED.items():
+        svg = re.sub(rf"(?<=: ){colour}\b", f"var(--{name})", svg)
+    svg = re.sub(r"font-family: '[^;\"]*; ?", "", svg)
+    return re.sub(r"(\d(?:px)?) '[^;\"]*", r"\1 var(--sans)", re.sub(r">\s+<", "><", svg))
+
+
+def _short_path(path: re.Match[str]) -> str:
+    return re.sub(r"(\.\d\d)\d+", r"\1", " ".join(path[0].split()))

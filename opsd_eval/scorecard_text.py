@@ -1,0 +1,217 @@
+"""The scorecard as text: Markdown for the report folder, and a compact form for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+LEVEL = "level"
+DASH = "–"
+FOOTNOTE = (
+    "± is half the width of the {level:.0%} interval over problems. preserved: the interval of the difference lies "
+    "inside the margin; improved, degraded: it excludes 0; undecided: neither (the report gives the smallest effect "
+    "it could have seen)."
+)
+
+
+def number(value: Any, *, signed: bool = False) -> str:
+    """A figure for reading: three decimals below 10, one from there on; missing is a dash."""
+    if value is None or value != value:
+        return DASH
+    text = f"{abs(value):.3f}" if abs(value) < 9.9995 else f"{abs(value):,.1f}"
+    zero = not any(digit in text for digit in "123456789")
+    sign = "−" if value < 0 and not zero else "+" if signed and not zero else ""
+    return sign + text
+
+
+def interval(low: Any, high: Any, *, signed: bool = False) -> str:
+    """``[low, high]``, or nothing where there is no interval."""
+    if low is None or high is None or low != low or high != high:
+        return ""
+    return f"[{number(low, signed=signed)}, {number(high, signed=signed)}]"
+
+
+def with_half_width(value: Any, low: Any, high: Any, *, signed: bool = False) -> str:
+    """``value±half width``; an interval that is not symmetric is written ``value+a/−b``."""
+    text = number(value, signed=signed)
+    if value is None or low is None or high is None or not (low == low and high == high):
+        return text
+    up, down = number(high - value), number(value - low)
+    return f"{text}±{up}" if up == down else f"{text}+{up}/−{down}"
+
+
+def worlds_of(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Worlds in the order of the rows."""
+    return list(dict.fromkeys(row["world"] for row in rows))
+
+
+def grid(rows: Sequence[Mapping[str, Any]], *, world: str, primary: bool) -> list[dict[str, Any]]:
+    """Rows of one world regrouped for a table: one entry a (split, metric) with its levels and contrasts."""
+    entries: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in rows:
+        if row["world"] == world and (row["primary"] or not primary):
+            head = {key: row[key] for key in ("split", "metric", "better")}
+            entry = entries.setdefault((row["split"], row["metric"]), {**head, "levels": {}, "contrasts": {}})
+            if row["contrast"] == LEVEL:
+                entry["levels"][row["arm"]] = row
+            else:
+                entry["contrasts"][row["contrast"]] = row
+    return list(entries.values())
+
+
+def columns(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[str]]:
+    """Arms with a level, and contrasts, in the order of the rows."""
+    arms = list(dict.fromkeys(row["arm"] for row in rows if row["contrast"] == LEVEL))
+    contrasts = list(dict.fromkeys(row["contrast"] for row in rows if row["contrast"] != LEVEL))
+    return arms, contrasts
+
+
+def minus(contrast: str) -> str:
+    """``standard-base`` as it is read: ``standard − base``."""
+    return contrast.replace("-", " − ", 1)
+
+
+# --- Markdown ---------------------------------------------------------------------------------------------
+
+
+def markdown(document: Mapping[str, Any], about: Mapping[str, str]) -> str:
+    """``scorecard.md``: per world what is built in, the primary metrics, then every metric."""
+    rows = document["rows"]
+    level = document["config"].get("level", 0.95)
+    lines = ["# Scorecard", "", *_reading(rows, level), ""]
+    for world in worlds_of(rows):
+        lines += [f"## {_cell(world)}", ""]
+        if about.get(world):
+            lines += [f"Built in: {about[world]}", ""]
+        lines += ["### Primary metrics", "", *_table(grid(rows, world=world, primary=True), rows), ""]
+        rest = [entry for entry in grid(rows, world=world, primary=False) if not _is_primary(entry)]
+        lines += ["### Every other metric (exploratory, not adjusted)", "", *_table(rest, rows), ""] if rest else []
+    return "\n".join(lines)
+
+
+def _reading(rows: Sequence[Mapping[str, Any]], level: float) -> list[str]:
+    scopes = {row["scope"] for row in rows if row["contrast"] != LEVEL}
+    text = [
+        f"Each cell: estimate and {level:.0%} interval. A level is the mean over problems; n is problems used, with "
+        "those where the metric is undefined after a slash. A contrast is paired by problem, with its verdict against "
+        "the margin fixed beforehand; p is from a sign-flip test, Holm-adjusted within contrast and split over the "
+        "primary metrics. mde: the smallest difference this many problems and seeds would have detected.",
+        "",
+    ]
+    if "checkpoints" in scopes:
+        text += [
+            "**These checkpoints only.** Intervals here cover the choice of problems. A verdict on a method needs at "
+            "least 3 base seeds and an interval that crosses seeds and problems.",
+        ]
+    if "method" in scopes:
+        text += ["**Method.** Differences over 3 or more base seeds have intervals that cross seeds and problems."]
+    return text
+
+
+def _is_primary(entry: Mapping[str, Any]) -> bool:
+    return any(row["primary"] for row in [*entry["levels"].values(), *entry["contrasts"].values()])
+
+
+def _table(entries: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    arms, contrasts = columns(rows)
+    head = ["split", "metric", "n", *arms, *map(minus, contrasts)]
+    lines = [_line(head), _line(["---"] * len(head))]
+    for entry in entries:
+        cells = [entry["split"], entry["metric"], _counts(entry)]
+        cells += [_level_cell(entry["levels"].get(arm)) for arm in arms]
+        cells += [contrast_text(entry["contrasts"].get(contrast)) for contrast in contrasts]
+        lines.append(_line(cells))
+    return lines
+
+
+def _counts(entry: Mapping[str, Any]) -> str:
+    found = [*entry["levels"].values(), *entry["contrasts"].values()]
+    used = sorted({row["n_problems"] for row in found})
+    dropped = max(row["n_dropped"] or 0 for row in found)
+    text = str(used[0]) if len(used) == 1 else f"{used[0]}–{used[-1]}"
+    return f"{text}/{dropped}" if dropped else text
+
+
+def _level_cell(row: Mapping[str, Any] | None) -> str:
+    return DASH if row is None else f"{number(row['estimate'])} {interval(row['low'], row['high'])}".strip()
+
+
+def contrast_text(row: Mapping[str, Any] | None) -> str:
+    """A contrast in one cell: difference, interval, verdict, p and, when undecided, the detectable effect."""
+    if row is None:
+        return DASH
+    limits = interval(row["difference_low"], row["difference_high"], signed=True)
+    p = row["p_value"] if row["p_adjusted"] is None else row["p_adjusted"]
+    parts = [number(row["difference"], signed=True), limits, f"**{row['verdict']}**", p_text(p)]
+    if row["verdict"] == "undecided":
+        parts.append(f"(mde {number(row['mde'])})")
+    return " ".join(part for part in parts if part)
+
+
+def p_text(p: float | None) -> str:
+    """``p .012``, or ``p < .001``; nothing where there is none."""
+    if p is None or p != p:
+        return ""
+    return "p < .001" if p < 0.001 else f"p {p:.3f}".replace("0.", ".")
+
+
+def _line(cells: Iterable[str]) -> str:
+    return "| " + " | ".join(_cell(cell) for cell in cells) + " |"
+
+
+def _cell(text: str) -> str:
+    return str(text).replace("|", r"\|").replace("<", "&lt;").replace("\n", " ")
+
+
+# --- terminal ---------------------------------------------------------------------------------------------
+
+
+def terminal(document: Mapping[str, Any], about: Mapping[str, str]) -> str:
+    """The primary metrics of every world in fixed-width columns, each world headed by what is built in."""
+    rows = document["rows"]
+    arms, contrasts = columns(rows)
+    blocks = []
+    for world in worlds_of(rows):
+        entries = grid(rows, world=world, primary=True)
+        lines = [f"{printable(world)}", *_wrapped(about.get(world, ""))]
+        for split in dict.fromkeys(entry["split"] for entry in entries):
+            table = [[split, *arms, *map(minus, contrasts)]]
+            for entry in (e for e in entries if e["split"] == split):
+                table.append([entry["metric"], *_terminal_cells(entry, arms, contrasts)])
+            lines += _aligned(table)
+        blocks.append("\n".join(lines))
+    scopes = {row["scope"] for row in rows if row["contrast"] != LEVEL}
+    foot = [FOOTNOTE.format(level=document["config"].get("level", 0.95))]
+    if scopes == {"checkpoints"}:
+        foot.append("Fewer than 3 base seeds: each line is a statement about these checkpoints, not about a method.")
+    return "\n\n".join([*blocks, "\n".join(line for text in foot for line in _wrapped(text, indent=""))])
+
+
+def _terminal_cells(entry: Mapping[str, Any], arms: Sequence[str], contrasts: Sequence[str]) -> list[str]:
+    cells = []
+    for row in (entry["levels"].get(arm) for arm in arms):
+        cells.append(DASH if row is None else with_half_width(row["estimate"], row["low"], row["high"]))
+    for row in (entry["contrasts"].get(contrast) for contrast in contrasts):
+        if row is None:
+            cells.append(DASH)
+        else:
+            keys = ("difference", "difference_low", "difference_high")
+            cells.append(f"{with_half_width(*(row[k] for k in keys), signed=True)} {row['verdict']}")
+    return cells
+
+
+def _wrapped(text: str, *, indent: str = "  ") -> list[str]:
+    import textwrap
+
+    return textwrap.wrap(printable(text), 110, initial_indent=indent, subsequent_indent=indent)
+
+
+def printable(text: str) -> str:
+    """The text without control characters, so that a name from a log cannot steer the terminal."""
+    return "".join(c if c.isprintable() else "�" for c in text)
+
+
+def _aligned(table: Sequence[Sequence[str]]) -> list[str]:
+    clean = [[printable(cell) for cell in row] for row in table]
+    widths = [max(len(row[at]) for row in clean) for at in range(len(clean[0]))]
+    return ["  " + "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in clean]

@@ -1,0 +1,213 @@
+"""Tidy pandas tables behind every number and plot: one row an observation, columns that say where it came from.
+
+>>> from opsd_eval import tables                                      # doctest: +SKIP
+>>> sets = tables.find_sets("runs/demo")                              # doctest: +SKIP
+>>> tables.problem_values(sets).query("metric == 'avg@8'")            # doctest: +SKIP
+>>> tables.training("runs/demo").groupby(["world", "arm"]).loss.mean()  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from opsd_eval.records import read_json, read_jsonl, read_run, write_text
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+BASE = "base"
+RUN_NAME = re.compile(r"^(?P<world>.+)_s(?P<base_seed>\d+)_(?P<arm>.+?)(?:_t(?P<train_seed>\d+))?$")
+STEP_NAME = re.compile(r"^step-(\d+)$")
+INDEX = ("world", "split", "arm", "base_seed", "train_seed", "step")
+MEASURE_KEYS = ("problem_id", "cluster", "n")
+
+
+@dataclass(frozen=True)
+class SetInfo:
+    """Where a sample set stands: its folder, and the world, split, arm, seeds and step it belongs to.
+
+    ``None`` means unknown or not applicable (a base has no training seed, an ingested log no step).
+    """
+
+    path: Path
+    world: str
+    split: str
+    arm: str
+    base_seed: int | None = None
+    train_seed: int | None = None
+    step: int | None = None
+
+    def columns(self) -> dict[str, Any]:
+        """The index columns of this set, as every table spells them."""
+        return {key: getattr(self, key) for key in INDEX}
+
+
+def parse_run_name(name: str) -> dict[str, Any]:
+    """Split ``<world>_s<base seed>_<arm>_t<training seed>`` into its parts; other names raise ``ValueError``."""
+    match = RUN_NAME.match(name)
+    if match is None:
+        raise ValueError(f"{name!r} is not a run name; expected <world>_s<base seed>_<arm>_t<training seed>")
+    seeds = {key: None if match[key] is None else int(match[key]) for key in ("base_seed", "train_seed")}
+    return {"world": match["world"], "arm": match["arm"], **seeds}
+
+
+def run_folders(study: Path | str) -> list[Path]:
+    """The run folders of a study, sorted by name; a study without any is an error."""
+    study = Path(study)
+    found = sorted(p for p in study.glob("*") if p.is_dir() and RUN_NAME.match(p.name))
+    if not found:
+        raise ValueError(f"{study}: no run folders (<world>_s<base seed>_<arm>_t<training seed>) in it")
+    return found
+
+
+def find_sets(study: Path | str) -> list[SetInfo]:
+    """Every sample set of a study (``RUN/eval/BENCHMARK/step-N``), sorted by world, split, arm, seeds and step."""
+    found = []
+    for run in run_folders(study):
+        for path in sorted(run.glob("eval/*/step-*")):
+            step = STEP_NAME.match(path.name)
+            if step and (path / "run.json").exists():
+                split = path.parent.name.rsplit(".", 1)[-1]
+                found.append(SetInfo(path, split=split, step=int(step[1]), **parse_run_name(run.name)))
+    return sorted(found, key=lambda s: tuple(-1 if v is None else v for v in s.columns().values()))
+
+
+def loose_sets(paths: Sequence[Path | str]) -> list[SetInfo]:
+    """Sample sets from anywhere, the first being the baseline; the arm is the run's name, made unique.
+
+    World is the benchmark of the problems, split their split (``all`` where unknown or mixed).
+    """
+    found: list[SetInfo] = []
+    for path in map(Path, paths):
+        run = read_run(path)
+        rows = list(read_jsonl(path / "problems.jsonl"))
+        benchmarks = {str(r.get("benchmark") or "unknown") for r in rows}
+        splits = {str(r.get("split") or "all") for r in rows}
+        world = benchmarks.pop() if len(benchmarks) == 1 else "mixed"
+        split = splits.pop() if len(splits) == 1 else "all"
+        taken = {s.arm for s in found if (s.world, s.split) == (world, split)}
+        step = run.model.get("step")
+        found.append(SetInfo(path, world, split, _unique(run.name, taken), step=step if type(step) is int else None))
+    return found
+
+
+def _unique(name: str, taken: set[str]) -> str:
+    if name not in taken:
+        return name
+    number = 2
+    while f"{name} ({number})" in taken:
+        number += 1
+    return f"{name} ({number})"
+
+
+def at_step(sets: Iterable[SetInfo], step: int | None = None) -> list[SetInfo]:
+    """The base's sets and each run's sets at ``step``; ``None`` takes each run's last evaluated step."""
+    sets = list(sets)
+    last: dict[tuple, int] = {}
+    for s in sets:
+        key = (s.world, s.arm, s.base_seed, s.train_seed)
+        last[key] = max(last.get(key, -1), -1 if s.step is None else s.step)
+    kept = []
+    for s in sets:
+        wanted = last[s.world, s.arm, s.base_seed, s.train_seed] if step is None or s.arm == BASE else step
+        if (-1 if s.step is None else s.step) == wanted:
+            kept.append(s)
+    return kept
+
+
+def problem_values(sets: Iterable[SetInfo]) -> pd.DataFrame:
+    """Long table of ``measures.csv``: the index columns, problem_id, cluster, metric, value (NaN kept)."""
+    import pandas as pd
+
+    parts = []
+    for s in sets:
+        path = s.path / "measures.csv"
+        if not path.exists():
+            raise ValueError(f"{path}: no such file; run `opsd-eval measure {s.path}` first")
+        wide = pd.read_csv(path, dtype={"problem_id": str, "cluster": str})
+        kept = [key for key in ("problem_id", "cluster") if key in wide]
+        metrics = [c for c in wide.columns if c not in MEASURE_KEYS]
+        long = wide.melt(id_vars=kept, value_vars=metrics, var_name="metric", value_name="value")
+        parts.append(long.assign(value=pd.to_numeric(long["value"]), **s.columns()))
+    if not parts:
+        raise ValueError("no sample sets given")
+    table = pd.concat(parts, ignore_index=True)
+    return table[[*INDEX, *[c for c in table.columns if c not in INDEX]]]
+
+
+def estimates(sets: Iterable[SetInfo]) -> pd.DataFrame:
+    """Long table of ``estimates.json``: the index columns, metric, estimate, low, high, n_problems, n_dropped, ..."""
+    import pandas as pd
+
+    rows = []
+    for s in sets:
+        content = read_json(s.path / "estimates.json")
+        listed = content["rows"] if isinstance(content, Mapping) else content
+        rows += [{**s.columns(), **row} for row in listed]
+    table = pd.DataFrame(rows)
+    numbers = [c for c in ("estimate", "low", "high", "chance") if c in table]
+    return table.assign(**{c: pd.to_numeric(table[c]) for c in numbers})
+
+
+def outcome_shares(sets: Iterable[SetInfo]) -> pd.DataFrame:
+    """Share of each outcome per sample set (mean over problems of the share of their draws), from grades.jsonl."""
+    import pandas as pd
+
+    rows = []
+    for s in sets:
+        graded = pd.DataFrame([(r["problem_id"], r["outcome"]) for r in read_jsonl(s.path / "grades.jsonl")],
+                              columns=["problem_id", "outcome"])
+        known = graded.dropna(subset=["outcome"])
+        shares = pd.crosstab(known["problem_id"], known["outcome"], normalize="index")
+        rows += [{**s.columns(), "outcome": name, "share": float(shares[name].mean()), "n_problems": len(shares),
+                  "n_samples": len(known)} for name in shares]
+    return pd.DataFrame(rows)
+
+
+def training(study: Path | str) -> pd.DataFrame:
+    """Every line of every ``train.jsonl`` with world, arm and seeds; nested keys become dotted columns."""
+    import pandas as pd
+
+    rows = []
+    for run in run_folders(study):
+        path = run / "train.jsonl"
+        if path.exists():
+            rows += [{**parse_run_name(run.name), **_flat(row)} for row in read_jsonl(path)]
+    table = pd.DataFrame(rows)
+    if not table.empty:  # a resumed run may log a step twice: the later line counts
+        table = table.drop_duplicates(["world", "base_seed", "arm", "train_seed", "step"], keep="last")
+    return table.reset_index(drop=True)
+
+
+def _flat(row: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in row.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{name}.")
+        elif not isinstance(value, list):
+            flat[name] = value
+    return flat
+
+
+def save_tables(tables: Mapping[str, pd.DataFrame], out: Path | str) -> list[Path]:
+    """Write each table as ``NAME.csv``, whole or not at all; empty tables are left out.
+
+    Text that a spreadsheet would run as a formula (a first character of ``= + - @``) gets a leading apostrophe.
+    """
+    written = []
+    for name, table in tables.items():
+        if not table.empty:
+            path = Path(out) / f"{name}.csv"
+            safe = table.assign(**{c: table[c].map(_inert) for c in table.columns if table[c].dtype.kind not in "biuf"})
+            write_text(path, safe.to_csv(index=False, lineterminator="\n"))
+            written.append(path)
+    return written
+
+
+def _inert(value: Any) -> Any:
+    return f"'{value}" if isinstance(value, str) and value[:1] in "=+-@\t\r" and value else value
