@@ -1,0 +1,90 @@
+"""The run folder: one writer at a time, one config, and a step log that matches the checkpoint it goes on from."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from opsd_eval.records import append_jsonl, dumps, new_run_record, read_jsonl, read_run, write_run, write_text
+from opsd_train.config import TrainConfig, differences
+
+
+@contextmanager
+def locked(out: Path) -> Iterator[None]:
+    """Hold the run folder for this process; a second process is refused and told the pid of the first.
+
+    The lock is the kernel's (``flock``), so a killed process leaves none behind.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / ".lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().strip() or "unknown"
+            raise ValueError(
+                f"{out} is being written by process {holder}. Wait for it, stop it, or choose another --out."
+            ) from None
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        yield
+
+
+def claim(out: Path, config: TrainConfig, *, resume: bool, at_step: int) -> None:
+    """Refuse a folder that holds another run, or this one when ``resume`` was not asked for.
+
+    ``at_step`` is the step of the newest whole checkpoint (0: none).
+    """
+    if not (out / "run.json").exists():
+        if (out / "train.jsonl").exists() or at_step:
+            raise ValueError(f"{out} holds training output but no run.json: choose another --out.")
+        return
+    run = read_run(out)
+    if run.kind != "train":
+        raise ValueError(f"{out} holds a record of kind {run.kind!r}, not of a training run: choose another --out.")
+    changed = differences(TrainConfig.from_dict(run.config), config)
+    if changed:
+        raise ValueError(
+            f"{out} holds a run with another config:\n  " + "\n  ".join(changed) + "\nChoose another --out, or pass "
+            "the same options as before."
+        )
+    if not resume:
+        raise ValueError(f"{out} already holds this run (step {at_step}): pass --resume to go on, or another --out.")
+
+
+def write_record(out: Path, config: TrainConfig, model: Mapping[str, Any]) -> None:
+    """Write ``run.json`` before the work; an earlier one of the same run stays as it is."""
+    if (out / "run.json").exists():
+        return
+    name = config.run.name or out.name
+    run = new_run_record(
+        name, "train", model=model, config=config.to_dict(), seed=config.run.seed, sampling=config.to_dict()["rollout"]
+    )
+    write_run(out, run)
+
+
+def rewind_log(out: Path, step: int) -> None:
+    """Cut ``train.jsonl`` back to the checkpoint's step; a log that lacks an earlier step is refused."""
+    path = out / "train.jsonl"
+    rows = [row for row in read_jsonl(path, problems=[]) if row.get("step", 0) <= step] if path.exists() else []
+    if [row.get("step") for row in rows] != list(range(1, step + 1)):
+        raise ValueError(f"{path} does not hold steps 1 to {step} of the checkpoint: restore it, or start a new --out.")
+    write_text(path, "".join(dumps(row) + "\n" for row in rows))
+
+
+def log_step(out: Path, row: Mapping[str, Any]) -> None:
+    """Append one step's row to ``train.jsonl``."""
+    append_jsonl(out / "train.jsonl", [row])
+
+
+def sync_log(out: Path) -> None:
+    """Force ``train.jsonl`` to the disk, so that a checkpoint never outlives the log of its own steps."""
+    path = out / "train.jsonl"
+    if path.exists():
+        with path.open("rb+") as file:
+            os.fsync(file.fileno())

@@ -1,0 +1,84 @@
+"""Why a run ends before its last step: a signal, or numbers that are not worth going on with."""
+
+from __future__ import annotations
+
+import math
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+from opsd_train.config import RunConfig
+
+
+class Interrupted(Exception):
+    """The run stopped on a signal after saving its state; ``exit_code`` is 128 + the signal's number."""
+
+    def __init__(self, signum: int, step: int):
+        super().__init__(f"stopped by {signal.Signals(signum).name} after step {step}; state saved, go on with --resume")
+        self.exit_code = 128 + signum
+
+
+class Unhealthy(Exception):
+    """The run stopped because of its own numbers, after saving its state."""
+
+
+class Signals:
+    """Remembers the first SIGTERM or SIGINT; a second one takes its usual effect."""
+
+    def __init__(self) -> None:
+        self.received = 0
+
+    def __call__(self, signum: int, _frame: object) -> None:
+        """Note the signal and give later ones back their default meaning."""
+        self.received = signum
+        for other in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(other, signal.SIG_DFL if other == signal.SIGTERM else signal.default_int_handler)
+
+
+@contextmanager
+def listening() -> Iterator[Signals]:
+    """Catch SIGTERM and SIGINT inside the block (main thread only) and restore the old handlers after it."""
+    heard = Signals()
+    old = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    for number in old:
+        signal.signal(number, heard)
+    try:
+        yield heard
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+class Health:
+    """Counts consecutive bad steps of each watched number.
+
+    A non-finite loss or gradient is never waited for: see :func:`non_finite`. The other three are off at 0 and
+    stop the run after ``patience`` bad steps in a row.
+    """
+
+    def __init__(self, config: RunConfig):
+        self.config = config
+        self.bad: dict[str, int] = {"loss": 0, "entropy": 0, "loop_rate": 0}
+
+    def check(self, row: Mapping[str, float]) -> str | None:
+        """The reason to stop after this step's row of ``train.jsonl``, or ``None``."""
+        config = self.config
+        limits = {
+            "loss": (config.max_loss, row["loss"] > config.max_loss, "above --run.max_loss"),
+            "entropy": (config.min_entropy, row["entropy"] < config.min_entropy, "below --run.min_entropy"),
+            "loop_rate": (config.max_loop_share, row["loop_rate"] > config.max_loop_share, "above --run.max_loop_share"),
+        }
+        for name, (limit, bad, words) in limits.items():
+            self.bad[name] = self.bad[name] + 1 if limit and bad else 0
+            if self.bad[name] >= config.patience:
+                return f"{name} {row[name]:.4g} is {words} {limit:g} for {self.bad[name]} steps in a row"
+        return None
+
+
+def non_finite(loss_per_rollout: Sequence[float], problem_ids: Sequence[str]) -> str | None:
+    """The reason to stop when any rollout's loss is NaN or infinite, naming up to 10 of their problems."""
+    bad = [pid for pid, loss in zip(problem_ids, loss_per_rollout, strict=True) if not math.isfinite(loss)]
+    if not bad:
+        return None
+    more = f" and {len(bad) - 10} more" if len(bad) > 10 else ""
+    return f"the loss is not finite on {', '.join(bad[:10])}{more}"
