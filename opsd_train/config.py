@@ -95,7 +95,6 @@ class OptimConfig:
     batch_size: int = _doc("rollouts in one optimiser step, over all processes", 32)
     draws: int = _doc("rollouts of one problem in a step", 1)
     micro_batch_size: int = _doc("rollouts scored in one pass; the rest is accumulation", 4)
-    chunk_size: int = _doc("positions whose full-vocabulary distributions exist at once in the loss", 256)
     lr: float = _doc("peak learning rate", 5e-6)
     warmup_steps: int = _doc("steps of linear warm-up", 0)
     schedule: str = _doc("constant, linear or cosine (to zero after the last step)", "constant")
@@ -197,7 +196,6 @@ RANGES: dict[str, tuple[float, float, bool]] = {
     "optim.batch_size": (1, math.inf, False),
     "optim.draws": (1, math.inf, False),
     "optim.micro_batch_size": (1, math.inf, False),
-    "optim.chunk_size": (1, math.inf, False),
     "optim.lr": (0, math.inf, False),
     "optim.warmup_steps": (0, math.inf, False),
     "optim.weight_decay": (0, math.inf, False),

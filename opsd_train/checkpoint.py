@@ -1,0 +1,221 @@
+"""Checkpoints: everything needed to go on exactly, whole or absent, without pickle.
+
+``checkpoints/step-000100/`` holds the model in Hugging Face form (weights or adapter, tokenizer), ``optimizer`` and
+``ema`` tensors, the random state of every process, and ``checkpoint.json``: step, config hash, size and SHA-256 of
+every file. The folder is written under a temporary name, forced to the disk, then renamed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import re
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from opsd_eval.records import read_json, write_json
+from opsd_train.policy import Policy
+
+MANIFEST = "checkpoint.json"
+_NAME = re.compile(r"step-(\d{6,})")
+
+
+def checkpoint_path(out: Path, step: int) -> Path:
+    """Folder of one step's checkpoint inside a run folder."""
+    return out / "checkpoints" / f"step-{step:06d}"
+
+
+def checkpoint_steps(out: Path) -> list[int]:
+    """Steps that have a checkpoint folder, ascending; not yet checked for wholeness."""
+    folder = out / "checkpoints"
+    names = (p.name for p in folder.iterdir()) if folder.is_dir() else ()
+    return sorted(int(match[1]) for name in names if (match := _NAME.fullmatch(name)))
+
+
+def newest_whole(out: Path) -> Path | None:
+    """The newest checkpoint whose files are all there, with right sizes and checksums; broken ones are reported."""
+    for step in reversed(checkpoint_steps(out)):
+        folder = checkpoint_path(out, step)
+        fault = what_is_broken(folder)
+        if fault is None:
+            return folder
+        print(f"{folder}: not usable ({fault}); looking for an older one", file=sys.stderr)
+    return None
+
+
+def what_is_broken(folder: Path) -> str | None:
+    """Why a checkpoint is not whole, or ``None`` if it is."""
+    try:
+        files = read_json(folder / MANIFEST)["files"]
+        for name, entry in files.items():
+            path = folder / name
+            if not path.is_file():
+                return f"{name} is missing"
+            if path.stat().st_size != entry["bytes"]:
+                return f"{name} has {path.stat().st_size} bytes, written were {entry['bytes']}"
+            if _sha256(path) != entry["sha256"]:
+                return f"{name} does not match its checksum"
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        return f"{MANIFEST}: {error}"
+    return None
+
+
+@contextmanager
+def whole_folder(final: Path, manifest: Mapping[str, Any]) -> Iterator[Path]:
+    """A temporary folder that becomes ``final``, with its manifest, when the block ends well, and vanishes otherwise."""
+    final.parent.mkdir(parents=True, exist_ok=True)
+    temporary = final.parent / f".{final.name}.partial"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        yield temporary
+        files = sorted(p for p in temporary.rglob("*") if p.is_file())
+        entries = {str(p.relative_to(temporary)): {"bytes": p.stat().st_size, "sha256": _sha256(p)} for p in files}
+        for path in files:
+            _sync(path)
+        write_json(temporary / MANIFEST, {**manifest, "files": entries})
+        _sync(temporary)
+        if final.exists():  # only ever a broken one: a whole one is not written again
+            shutil.rmtree(final)
+        temporary.rename(final)
+        _sync(final.parent)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def save_model(folder: Path, policy: Policy) -> None:
+    """Weights (full) or adapter (LoRA) and tokenizer, loadable with ``from_pretrained``."""
+    weights = {name: _whole(tensor) for name, tensor in policy.model.state_dict().items()}
+    policy.model.save_pretrained(folder, state_dict=weights)  # type: ignore[operator]
+    policy.tokenizer.save_pretrained(folder)
+
+
+def load_model(folder: Path, policy: Policy) -> None:
+    """Put a checkpoint's weights back into the policy's model, bit for bit."""
+    from safetensors.torch import load_file
+
+    if (folder / "adapter_model.safetensors").exists():
+        from peft import set_peft_model_state_dict
+
+        set_peft_model_state_dict(policy.model, load_file(folder / "adapter_model.safetensors"))
+        return
+    from transformers import AutoModelForCausalLM
+
+    dtype = next(iter(policy.trained().values())).dtype
+    saved = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).state_dict()
+    with torch.no_grad():
+        for name, tensor in policy.model.state_dict().items():
+            _copy_whole(tensor, saved[name])
+
+
+def save_state(folder: Path, policy: Policy, optimizer: torch.optim.Optimizer) -> None:
+    """Optimiser moments and EMA, each tensor under its parameter's name."""
+    from safetensors.torch import save_file
+
+    names = {id(parameter): name for name, parameter in policy.trained().items()}
+    moments = {
+        f"{names[id(parameter)]}|{key}": _whole(value).clone().contiguous()
+        for parameter, state in optimizer.state.items()
+        for key, value in state.items()
+    }
+    save_file(moments, folder / "optimizer.safetensors")
+    if policy.ema is not None:
+        save_file({n: _whole(t).clone().contiguous() for n, t in policy.ema.items()}, folder / "ema.safetensors")
+
+
+def load_state(folder: Path, policy: Policy, optimizer: torch.optim.Optimizer) -> None:
+    """The inverse of :func:`save_state`."""
+    from safetensors.torch import load_file
+
+    parameters = policy.trained()
+    for name, value in load_file(folder / "optimizer.safetensors").items():
+        parameter, key = name.rsplit("|", 1)
+        like = parameters[parameter]
+        state = optimizer.state[like]
+        if value.shape == like.shape:
+            state[key] = torch.zeros_like(like.detach(), dtype=value.dtype)
+            _copy_whole(state[key], value)
+        else:  # Adam's step counter
+            state[key] = value
+    if policy.ema is not None:
+        with torch.no_grad():
+            for name, value in load_file(folder / "ema.safetensors").items():
+                _copy_whole(policy.ema[name], value)
+
+
+def rng_state() -> dict[str, Tensor]:
+    """Every random generator of this process: torch (CPU and accelerators), Python."""
+    _, words, gauss = random.getstate()
+    state = {
+        "torch": torch.get_rng_state(),
+        "python": torch.tensor(words, dtype=torch.int64),
+        "python_gauss": torch.tensor([float("nan") if gauss is None else gauss], dtype=torch.float64),
+    }
+    if torch.cuda.is_available():
+        state |= {f"cuda_{i}": t for i, t in enumerate(torch.cuda.get_rng_state_all())}
+    return state
+
+
+def set_rng_state(state: Mapping[str, Tensor]) -> None:
+    """The inverse of :func:`rng_state`."""
+    torch.set_rng_state(state["torch"])
+    gauss = float(state["python_gauss"][0])
+    random.setstate((3, tuple(state["python"].tolist()), None if gauss != gauss else gauss))
+    if torch.cuda.is_available():
+        torch.cuda.set_rng_state_all([state[f"cuda_{i}"] for i in range(torch.cuda.device_count())])
+
+
+def save_rng(folder: Path, state: Mapping[str, Tensor], process: int) -> None:
+    """Write one process's random state."""
+    from safetensors.torch import save_file
+
+    save_file(dict(state), folder / f"rng-{process:05d}.safetensors")
+
+
+def load_rng(folder: Path, process: int) -> None:
+    """Restore one process's random state; a checkpoint of fewer processes has none for the others."""
+    from safetensors.torch import load_file
+
+    path = folder / f"rng-{process:05d}.safetensors"
+    if not path.exists():
+        raise ValueError(f"{folder} was written by fewer processes: resume with as many as before")
+    set_rng_state(load_file(path))
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    """The full tensor of a sharded one; a collective call under FSDP."""
+    from torch.distributed.tensor import DTensor
+
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor.detach()
+
+
+def _copy_whole(into: Tensor, value: Tensor) -> None:
+    """Copy a full tensor into a plain or a sharded one."""
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    if isinstance(into, DTensor):
+        value = distribute_tensor(value.to(into.device), into.device_mesh, into.placements)
+    with torch.no_grad():
+        into.copy_(value)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

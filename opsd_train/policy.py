@@ -1,0 +1,197 @@
+"""The model in its two lives: the student that is trained, and the frozen weights that judge it.
+
+LoRA keeps one set of weights (frozen = adapter off); full fine-tuning keeps a copy, made from the loaded weights
+and never read again from disk. The base is always the initial model; teacher and reference-only teacher share
+weights, which are the initial ones (``frozen``), an average of the student's (``ema``), or the student's (``live``).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from opsd_train.config import MethodConfig, ModelConfig
+from opsd_train.head import Head, head_of, real_vocab_size
+from opsd_train.scoring import completion_hidden, frozen_hidden, verify_model
+
+Ids = Sequence[int]
+TESTBED = "testbed:"
+
+
+class Policy:
+    """Student, frozen weights, and which of them each role scores with."""
+
+    def __init__(self, model: nn.Module, tokenizer: Any, *, method: MethodConfig, initial: nn.Module | None):
+        self.model = model
+        self.tokenizer = tokenizer
+        self.vocab_size = min(real_vocab_size(tokenizer), head_of(model).weight.shape[0])
+        self.method = method
+        self.initial = initial  # the frozen copy of full fine-tuning; None: the adapter is switched off instead
+        self.ema = {n: p.detach().clone() for n, p in self.trained().items()} if method.teacher_mode == "ema" else None
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        """The parameters that the optimiser moves, by name, in the model's order."""
+        return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+
+    def update_ema(self) -> None:
+        """ema <- decay · ema + (1 − decay) · student; call after each optimiser step. Nothing to do without EMA."""
+        if self.ema is not None:
+            with torch.no_grad():
+                for name, parameter in self.trained().items():
+                    self.ema[name].lerp_(parameter.detach(), 1.0 - self.method.ema_decay)
+
+    def frozen_hidden(self, prompts: Mapping[str, Sequence[Ids]], completions: Sequence[Ids]) -> dict[str, Tensor]:
+        """Hidden states (N, D) of each role, no gradient; roles that share weights go through one joint batch."""
+        own = [role for role in prompts if role != "base" and self.method.teacher_mode != "frozen"]
+        shared = {role: prompts[role] for role in prompts if role not in own}
+        found = frozen_hidden(self.initial if self.initial is not None else self.model, shared, completions)
+        if own:
+            rows = [prompt for role in own for prompt in prompts[role]]
+            with torch.no_grad(), self._teacher_weights(), _in_eval(self.model):
+                states = completion_hidden(self.model, rows, list(completions) * len(own))
+            found |= dict(zip(own, states.chunk(len(own)) if len(states) else [states] * len(own), strict=True))
+        return found
+
+    def heads(self, roles: Sequence[str]) -> dict[str, Head]:
+        """The output head of the student and of each role."""
+        student = head_of(self.model, vocab_size=self.vocab_size)
+        initial = student if self.initial is None else head_of(self.initial, vocab_size=self.vocab_size)
+        teacher = {"frozen": initial, "live": student, "ema": self._ema_head(student)}[self.method.teacher_mode]
+        by_role = {role: initial if role == "base" else teacher for role in roles}
+        return {"student": student} | {role: head.detached() for role, head in by_role.items()}
+
+    def _ema_head(self, student: Head) -> Head:
+        names = {id(parameter): name for name, parameter in self.trained().items()}
+        if self.ema is None or id(student.weight) not in names:
+            return student
+        bias = None if student.bias is None else self.ema.get(names.get(id(student.bias), ""), student.bias)
+        return Head(self.ema[names[id(student.weight)]], bias, student.vocab_size)
+
+    @contextmanager
+    def _teacher_weights(self) -> Iterator[None]:
+        """Put the EMA into the model for the block and the student's very bits back after it."""
+        if self.ema is None:
+            yield
+            return
+        parameters = self.trained()
+        kept = {name: p.detach().clone() for name, p in parameters.items()}
+        try:
+            for name, parameter in parameters.items():
+                parameter.data.copy_(self.ema[name])
+            yield
+        finally:
+            for name, parameter in parameters.items():
+                parameter.data.copy_(kept[name])
+
+
+@contextmanager
+def _in_eval(model: nn.Module) -> Iterator[None]:
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
+def resolve_path(path: str) -> str:
+    """A folder or hub id; ``testbed:<world>_s<seed>`` becomes the folder of a shipped base."""
+    if not path.startswith(TESTBED):
+        return path
+    from opsd_eval.testbed import base_path
+
+    world, separator, seed = path[len(TESTBED) :].rpartition("_s")
+    if not separator or not seed.isdigit():
+        raise ValueError(f"model path {path!r}: a shipped base is written testbed:<world>_s<seed>, e.g. hunch_r10_s0")
+    return str(base_path(world, int(seed)))
+
+
+def load_tokenizer(config: ModelConfig) -> Any:
+    """The model's tokenizer; without a chat template (its own or ``--model.chat_template``) an error says what to pass."""
+    from transformers import AutoTokenizer
+
+    with _explained(config):
+        tokenizer = AutoTokenizer.from_pretrained(
+            resolve_path(config.path), revision=config.revision, trust_remote_code=config.trust_remote_code
+        )
+    if config.chat_template:
+        tokenizer.chat_template = Path(config.chat_template).read_text(encoding="utf-8")
+    if not tokenizer.chat_template:
+        raise ValueError(
+            f"the tokenizer of {config.path!r} has no chat template: pass one with --model.chat_template FILE.jinja, "
+            "or take an instruction-tuned model"
+        )
+    if tokenizer.eos_token_id is None:
+        raise ValueError(f"the tokenizer of {config.path!r} names no end-of-sequence token, so no completion could end")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token  # padding is never scored; only its embedding row must exist
+    return tokenizer
+
+
+def load_policy(config: ModelConfig, method: MethodConfig, *, seed: int, device: Any = "cpu") -> Policy:
+    """Load weights and tokenizer, add the adapter or keep the frozen copy, and check the output head."""
+    from transformers import AutoModelForCausalLM
+
+    tokenizer = load_tokenizer(config)
+    with _explained(config):
+        model = AutoModelForCausalLM.from_pretrained(
+            resolve_path(config.path), revision=config.revision, trust_remote_code=config.trust_remote_code,
+            dtype=getattr(torch, config.dtype), attn_implementation=config.attention,
+        )  # fmt: skip
+    model.to(device)
+    verify_model(model)
+    initial = None
+    torch.manual_seed(seed)
+    if config.tuning == "lora":
+        model = _with_adapter(model, config)
+    else:
+        initial = copy.deepcopy(model).eval().requires_grad_(False)
+    if config.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return Policy(model, tokenizer, method=method, initial=initial)
+
+
+def _with_adapter(model: nn.Module, config: ModelConfig) -> Any:
+    from peft import LoraConfig, get_peft_model
+
+    targets = config.lora_targets[0] if config.lora_targets == ("all-linear",) else list(config.lora_targets)
+    lora = LoraConfig(
+        r=config.lora_rank, lora_alpha=config.lora_alpha, lora_dropout=config.lora_dropout, target_modules=targets,
+        task_type="CAUSAL_LM",
+    )  # fmt: skip
+    return get_peft_model(model, lora)  # type: ignore[arg-type]
+
+
+def model_record(config: ModelConfig, model: Any) -> dict[str, Any]:
+    """The ``model`` entry of ``run.json``: path, the revision that was resolved, and a checksum of local weights."""
+    from opsd_eval.records import sha256_folder
+
+    folder = Path(resolve_path(config.path))
+    record: dict[str, Any] = {"path": config.path, "revision": getattr(model.config, "_commit_hash", None)}
+    if folder.is_dir():
+        record["sha256"] = sha256_folder(folder)
+    return record
+
+
+@contextmanager
+def _explained(config: ModelConfig) -> Iterator[None]:
+    """Turn the loader's errors into one that says what is missing and how to point at a local copy."""
+    try:
+        yield
+    except (OSError, ImportError, ValueError) as error:
+        folder = Path(resolve_path(config.path))
+        if folder.is_dir():
+            have = ", ".join(sorted(p.name for p in folder.iterdir())[:20]) or "nothing"
+            hint = f"{folder} holds {have}; it needs config.json, *.safetensors, tokenizer.json and tokenizer_config.json"
+        else:
+            hint = (
+                f"{config.path!r} is no folder here; without a network, download config.json, *.safetensors, "
+                "tokenizer.json and tokenizer_config.json elsewhere and pass their folder with --model.path"
+            )
+        raise ValueError(f"cannot load {config.path!r}: {str(error).splitlines()[0]}\n{hint}") from error
