@@ -1,0 +1,159 @@
+"""The output head and its two matrix products, block by block, always in float32 or better.
+
+``head_of(model, vocab_size=...) -> Head(weight, bias, vocab_size)`` · ``project(rows, out=...)`` (logits)
+``project_back(grad_logits, head)`` (gradient by the hidden states) · ``add_head_gradient(...)`` (by the weight)
+
+Legend: V real vocabulary, D hidden size, C positions of a block. A head in half precision is widened panel by
+panel, so its float32 copy never exists whole, and logits are never rounded to bfloat16.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_PANEL_BYTES = 16 << 20
+
+
+@dataclass(frozen=True)
+class Head:
+    """Output head: ``weight`` (≥ V, D), optional ``bias`` (≥ V,), and the number V of real vocabulary rows.
+
+    Rows from V on are padding: they get no probability, enter no mean and receive no gradient.
+    """
+
+    weight: Tensor
+    bias: Tensor | None = None
+    vocab_size: int | None = None
+
+    def __post_init__(self) -> None:
+        rows = self.weight.shape[0]
+        if self.vocab_size is not None and not 0 < self.vocab_size <= rows:
+            raise ValueError(
+                f"vocab_size is {self.vocab_size} but the output head has {rows} rows; the tokenizer and the model "
+                "do not belong together, or the embeddings were not resized"
+            )
+
+    @property
+    def size(self) -> int:
+        """The number V of real vocabulary entries."""
+        return self.weight.shape[0] if self.vocab_size is None else self.vocab_size
+
+    @property
+    def trained(self) -> bool:
+        """Whether the weight or the bias collects a gradient."""
+        return self.weight.requires_grad or (self.bias is not None and self.bias.requires_grad)
+
+    def detached(self) -> Head:
+        """The same numbers without gradient."""
+        return Head(self.weight.detach(), None if self.bias is None else self.bias.detach(), self.vocab_size)
+
+
+# Settings of model families whose logits are not `hidden @ weight.T + bias`: (config key, value that means off).
+_UNSUPPORTED = {
+    "final_logit_softcapping": None,
+    "logit_scale": 1.0,
+    "logits_scaling": 1.0,
+    "lm_head_multiplier": 1.0,
+    "mup_width_multiplier": 1.0,
+}
+
+
+def head_of(model: nn.Module, *, vocab_size: int | None = None) -> Head:
+    """The output head of a Hugging Face causal LM (peft-wrapped or not) as plain tensors.
+
+    ``vocab_size``: real entries, e.g. :func:`real_vocab_size`; None counts every row as real. Raises ``ValueError``
+    for heads whose logits are not a plain matrix product: softcapped or scaled logits, or LoRA on the head itself.
+    """
+    config: Any = getattr(model, "config", None)
+    text_config = config.get_text_config() if config is not None else None
+    for key, off in _UNSUPPORTED.items():
+        value = getattr(text_config, key, off)
+        if value is not None and value != off:
+            raise ValueError(
+                f"{type(model).__name__} has {key}={value} in its config: its logits are not hidden @ weight.T, which "
+                "the chunked loss computes. Models with capped or scaled logits (Gemma 2, Cohere, Granite) are not "
+                "supported."
+            )
+    layer: Any = model.get_output_embeddings()  # type: ignore[operator]
+    if layer is None:
+        raise ValueError(f"{type(model).__name__} has no output embeddings; pass a causal language model")
+    if hasattr(layer, "base_layer") or not isinstance(getattr(layer, "weight", None), Tensor):
+        raise ValueError(
+            f"the output head is a {type(layer).__name__}; the chunked loss needs a plain linear layer. "
+            "Leave the output head (lm_head) out of the LoRA target modules and of quantisation."
+        )
+    return Head(layer.weight, getattr(layer, "bias", None), vocab_size)
+
+
+def real_vocab_size(tokenizer: Any) -> int:
+    """One above the largest token id the tokenizer knows; rows of the head from there on are padding."""
+    return max(tokenizer.get_vocab().values()) + 1
+
+
+def compute_dtype(*tensors: Tensor) -> torch.dtype:
+    """float64 if any input is, else float32."""
+    return torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
+
+
+def _panels(head: Head, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
+    """The real rows of the weight in ``dtype``: one view if it has that type, else panels of a few MiB."""
+    weight = head.weight.detach()
+    if weight.dtype == dtype:
+        yield slice(0, head.size), weight[: head.size]
+        return
+    rows = max(1, _PANEL_BYTES // (weight.shape[1] * dtype.itemsize))
+    for start in range(0, head.size, rows):
+        stop = min(start + rows, head.size)
+        yield slice(start, stop), weight[start:stop].to(dtype)
+
+
+def project(hidden: Tensor, head: Head, *, out: Tensor) -> Tensor:
+    """Logits (C, V) of hidden states (C, D) over the real vocabulary, written into ``out``."""
+    hidden = hidden.detach().to(out.dtype)
+    for rows, weight in _panels(head, out.dtype):
+        torch.mm(hidden, weight.T, out=out[:, rows])
+    if head.bias is not None:
+        out += head.bias.detach()[: head.size]
+    return out
+
+
+def project_roles(
+    hidden: Mapping[str, Tensor], heads: Mapping[str, Head], roles: Sequence[str], *, out: Tensor
+) -> None:
+    """Logits of several roles' (C, D) blocks into ``out`` (R, C, V); neighbours with one head share one product."""
+    first = 0
+    while first < len(roles):
+        last = first + 1
+        while last < len(roles) and _same(heads[roles[first]], heads[roles[last]]):
+            last += 1
+        rows = torch.cat([hidden[role].detach().to(out.dtype) for role in roles[first:last]])
+        project(rows, heads[roles[first]], out=out[first:last].view(-1, out.shape[-1]))
+        first = last
+
+
+def _same(one: Head, other: Head) -> bool:
+    return one.weight.data_ptr() == other.weight.data_ptr() and one.size == other.size and one.bias is other.bias
+
+
+def project_back(grad_logits: Tensor, head: Head) -> Tensor:
+    """Gradient by the hidden states, (C, V) @ (V, D), in the gradient's own precision."""
+    total = None
+    for rows, weight in _panels(head, grad_logits.dtype):
+        part = grad_logits[:, rows] @ weight
+        total = part if total is None else total.add_(part)
+    assert total is not None
+    return total
+
+
+def add_head_gradient(grad_logits: Tensor, hidden: Tensor, *, weight: Tensor | None, bias: Tensor | None) -> None:
+    """Add one block's gradient to the buffers of the head's weight (≥ V, D) and bias (≥ V,), where given."""
+    size = grad_logits.shape[1]
+    if weight is not None:
+        weight[:size].addmm_(grad_logits.T, hidden.detach().to(grad_logits.dtype))
+    if bias is not None:
+        bias[:size] += grad_logits.sum(0)
