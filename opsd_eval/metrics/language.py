@@ -84,7 +84,15 @@ def language_of(text: str) -> str:
     evenly spaced windows are read. Failure modes: code, lists of formulas and word salad are ``und``; close
     relatives (Norwegian, Galician, Ukrainian) are reported as the relative or ``und``.
     """
-    return _language(_window(lowered(text)))
+    return _summary(text)[0]
+
+
+@per_text
+def _summary(text: str) -> tuple[str, bool]:
+    """(language, whether there is enough of a second language for a segment to be in it)."""
+    plain = _window(lowered(text))
+    language, counts = _language(plain)
+    return language, not plain.isascii() or sorted([0, 0, *counts.values()])[-2] >= 4
 
 
 def _window(text: str) -> str:
@@ -95,15 +103,17 @@ def _window(text: str) -> str:
     return "\n".join(text[int(i * step) : int(i * step) + size] for i in range(_WINDOWS))
 
 
-def _language(text: str) -> str:
+def _language(text: str) -> tuple[str, dict[str, int]]:
+    """(language, hits of function words by language) of a lower-cased text."""
     weights = {} if text.isascii() else _script_weights(text)
     words = (_ASCII_WORD if text.isascii() else _WORD).findall(text)
     latin = sum(1 for word in words if len(word) > 1 and word[0] != "\\" and word[0] < "\u0370")
     if weights:
         best = max(weights, key=lambda name: weights[name])
         if weights[best] >= 3 and weights[best] > latin:
-            return best
-    return _by_function_words(words, latin)
+            return best, {}
+    counts = _function_word_counts(words)
+    return _by_function_words(counts, latin), counts
 
 
 def _script_weights(text: str) -> dict[str, float]:
@@ -122,7 +132,7 @@ def _script_weights(text: str) -> dict[str, float]:
     return weights
 
 
-def _by_function_words(words: Sequence[str], latin: int) -> str:
+def _function_word_counts(words: Sequence[str]) -> dict[str, int]:
     counts: dict[str, int] = {}
     get = _LANGUAGES_OF.get
     for word in words:
@@ -130,6 +140,10 @@ def _by_function_words(words: Sequence[str], latin: int) -> str:
         if languages is not None:
             for language in languages:
                 counts[language] = counts.get(language, 0) + 1
+    return counts
+
+
+def _by_function_words(counts: dict[str, int], latin: int) -> str:
     if not counts:
         return UNKNOWN
     ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
@@ -159,20 +173,10 @@ def is_off_language(question: str, text: str) -> bool:
 @per_text
 def count_switches(text: str) -> int:
     """Changes of language between successive segments of 40 words (or 60 letters of an unspaced script)."""
-    plain = _window(lowered(text))
-    if plain.isascii() and _only_language(plain):
+    if not _summary(text)[1]:
         return 0
-    known = [found for found in map(_language, _segments(plain)) if found != UNKNOWN]
-    return sum(1 for before, after in pairwise(known) if before != after)
-
-
-def _only_language(text: str) -> bool:
-    """Whether no second language has even the four function words that a segment would need."""
-    counts: dict[str, int] = {}
-    for word in _ASCII_WORD.findall(text):
-        for language in _LANGUAGES_OF.get(word, ()):
-            counts[language] = counts.get(language, 0) + 1
-    return sorted([0, 0, *counts.values()])[-2] < 4
+    languages = [_language(segment)[0] for segment in _segments(_window(lowered(text)))]
+    return sum(1 for before, after in pairwise(x for x in languages if x != UNKNOWN) if before != after)
 
 
 def _segments(text: str) -> list[str]:

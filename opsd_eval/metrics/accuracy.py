@@ -1,0 +1,300 @@
+"""Accuracy from counts: n graded draws of a problem, c of them right. Ungraded draws are left out, not wrong.
+
+Every value here depends only on the counts of answers, so each count pattern is computed once and remembered.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+
+from opsd_eval.answers import canonical_answer
+from opsd_eval.metrics.base import NAN, Metric, MetricFamily
+from opsd_eval.records import Problem, Sample
+
+G_PASS_THRESHOLD = 0.5
+
+
+def graded_counts(samples: Sequence[Sample]) -> tuple[int, int]:
+    """(n, c): graded draws and how many of them are right."""
+    n = c = 0
+    for sample in samples:
+        if sample.correct is not None:
+            n += 1
+            c += sample.correct
+    return n, c
+
+
+def _chance(problem: Problem) -> float | None:
+    """Probability that a guess is right, where the problem declares the size of its answer space."""
+    size = problem.metadata.get("answer_space") or problem.axes.get("answer_space")
+    return 1.0 / size if isinstance(size, int | float) and size > 0 else None
+
+
+def avg(problem: Problem, samples: Sequence[Sample]) -> float:
+    """Share of draws that are right.
+
+    Equation: c / n over all graded draws. NaN when none is graded. Higher is better. Failure modes: none of its own;
+    it is not the accuracy of the first draw. Source: arXiv 2107.03374 (pass@1). Differs: no.
+    """
+    n, c = graded_counts(samples)
+    return c / n if n else NAN
+
+
+def avg_relaxed(problem: Problem, samples: Sequence[Sample]) -> float:
+    """Share of draws that are right when an unboxed or cut-off answer is accepted too.
+
+    Equation: mean of ``correct_relaxed``. Higher is better. Failure modes: the last number of a text is often not its
+    answer, so this is an upper bound on formatting losses, not an accuracy. Source: own definition.
+    """
+    known = [sample.correct_relaxed for sample in samples if sample.correct_relaxed is not None]
+    return sum(known) / len(known) if known else NAN
+
+
+def extraction_disagreement(problem: Problem, samples: Sequence[Sample]) -> float:
+    """Share of draws on which strict and relaxed grading disagree.
+
+    Equation: mean of ``correct != correct_relaxed``. Lower is better: what it counts is format, not reasoning.
+    Failure modes: as for :func:`avg_relaxed`. Source: own definition.
+    """
+    pairs = [(s.correct, s.correct_relaxed) for s in samples if s.correct is not None and s.correct_relaxed is not None]
+    return sum(a != b for a, b in pairs) / len(pairs) if pairs else NAN
+
+
+@lru_cache(maxsize=65536)
+def pass_at_k_value(n: int, c: int, k: int) -> float:
+    """``1 − C(n−c, k) / C(n, k)``, exactly; NaN for n < k."""
+    if not 1 <= k <= n:
+        return NAN
+    return 1.0 - math.comb(n - c, k) / math.comb(n, k)
+
+
+@lru_cache(maxsize=65536)
+def pass_hat_k_value(n: int, c: int, k: int) -> float:
+    """``C(c, k) / C(n, k)``; NaN for n < k."""
+    return math.comb(c, k) / math.comb(n, k) if 1 <= k <= n else NAN
+
+
+@lru_cache(maxsize=65536)
+def g_pass_at_k_value(n: int, c: int, k: int, threshold: float) -> float:
+    """``Σ_{j ≥ max(1, ⌈τk⌉)} C(c, j) C(n−c, k−j) / C(n, k)``; NaN for n < k."""
+    if not 1 <= k <= n:
+        return NAN
+    least = max(1, math.ceil(threshold * k - 1e-9))
+    hits = sum(math.comb(c, j) * math.comb(n - c, k - j) for j in range(least, min(c, k) + 1))
+    return hits / math.comb(n, k)
+
+
+def pass_at(k: int) -> Metric:
+    """pass@k: the probability that k draws without replacement contain a right one.
+
+    Equation: 1 − C(n−c, k) / C(n, k); NaN for n < k. Higher is better. Chance: 1 − (1 − p)^k where the problem
+    declares its answer space. Failure modes: at k = n it has no slack and its interval covers less than it says
+    (draw n ≥ 2k); small answer spaces inflate large k by guessing.
+    Source: arXiv 2107.03374, equation 1. Differs: no.
+    """
+    def compute(problem: Problem, samples: Sequence[Sample]) -> float:
+        return pass_at_k_value(*graded_counts(samples), k)
+
+    def chance(problem: Problem, n: int) -> float:
+        p = _chance(problem)
+        return NAN if p is None else 1.0 - (1.0 - p) ** k
+
+    return Metric(f"pass@{k}", compute, "higher", chance=chance)
+
+
+def pass_gap(n: int) -> Metric:
+    """pass@n − pass@1: how much more the model can solve with n tries than with one.
+
+    NaN with fewer than n graded draws. Neither direction is better by itself: sharpening shrinks it from below,
+    collapse from above; read it beside pass@1 and pass@n. Failure modes: those of pass@n.
+    Source: arXiv 2504.13837 (coverage beyond the first draw). Differs: a difference, not a curve.
+    """
+    def compute(problem: Problem, samples: Sequence[Sample]) -> float:
+        count, c = graded_counts(samples)
+        return pass_at_k_value(count, c, n) - pass_at_k_value(count, c, 1)
+
+    def chance(problem: Problem, draws: int) -> float:
+        p = _chance(problem)
+        return NAN if p is None else 1.0 - (1.0 - p) ** n - p
+
+    return Metric(f"pass_gap@{n}", compute, "neither", chance=chance)
+
+
+def pass_hat(k: int) -> Metric:
+    """pass^k: the probability that k draws without replacement are all right (reliability).
+
+    Equation: C(c, k) / C(n, k); NaN for n < k. Higher is better. Chance: p^k. Failure modes: sinks to 0 on hard
+    problems and then says nothing. Source: arXiv 2406.12045. Differs: no.
+    """
+    def compute(problem: Problem, samples: Sequence[Sample]) -> float:
+        return pass_hat_k_value(*graded_counts(samples), k)
+
+    def chance(problem: Problem, n: int) -> float:
+        p = _chance(problem)
+        return NAN if p is None else p**k
+
+    return Metric(f"pass^{k}", compute, "higher", chance=chance)
+
+
+def g_pass(k: int) -> Metric:
+    """G-Pass@k at τ = 0.5: the probability that at least half of k draws without replacement are right.
+
+    Equation: Σ_{j=⌈k/2⌉}^{c} C(c, j) C(n−c, k−j) / C(n, k); NaN for n < k. Higher is better. Failure modes: steps in
+    k, because ⌈k/2⌉ does. Source: arXiv 2412.13147, equation 3. Differs: no.
+    """
+    def compute(problem: Problem, samples: Sequence[Sample]) -> float:
+        return g_pass_at_k_value(*graded_counts(samples), k, G_PASS_THRESHOLD)
+
+    def chance(problem: Problem, n: int) -> float:
+        p = _chance(problem)
+        if p is None:
+            return NAN
+        least = max(1, math.ceil(G_PASS_THRESHOLD * k - 1e-9))
+        return math.fsum(math.comb(k, j) * p**j * (1 - p) ** (k - j) for j in range(least, k + 1))
+
+    return Metric(f"g-pass@{k}_{G_PASS_THRESHOLD:g}", compute, "higher", chance=chance)
+
+
+# --- votes ------------------------------------------------------------------------------------------------
+
+
+def vote_counts(samples: Sequence[Sample]) -> tuple[int, tuple[int, ...], int]:
+    """(votes for the right answer, votes of each wrong answer in descending order, draws without an answer).
+
+    Right draws are one class whatever they look like; wrong answers are classed by canonical form.
+    """
+    right = none = 0
+    wrong: Counter[str] = Counter()
+    for sample in samples:
+        if sample.correct:
+            right += 1
+        elif sample.correct is not None:
+            if sample.answer_strict is None:
+                none += 1
+            else:
+                wrong[canonical_answer(sample.answer_strict)] += 1
+    return right, tuple(sorted(wrong.values(), reverse=True)), none
+
+
+@lru_cache(maxsize=65536)
+def majority_curve(right: int, wrong: tuple[int, ...], none: int) -> tuple[float, ...]:
+    """Expected majority vote at k = 1 … n over k-subsets without replacement; ties shared, no answer does not vote.
+
+    Exact: subsets in which the right answer has m votes, t − 1 wrong answers tie with it and no answer has more are
+    counted with a generating polynomial in the subset size, for every m and t, and weighted with 1/t. A subset in
+    which nobody votes scores 0.
+    """
+    n = right + sum(wrong) + none
+    totals = [0] * (n + 1)
+    shares = math.lcm(*range(1, len(wrong) + 2))  # keeps 1/t an integer until the last division
+    for m in range(1, right + 1):
+        small = none + sum(count for count in wrong if count < m)
+        # ways[t] = number of ways by size, t answers tied at m votes (the right one included)
+        ways = {1: _shift([math.comb(small, j) for j in range(small + 1)], m, math.comb(right, m), n)}
+        for count in wrong:
+            if count < m:
+                continue
+            below = [math.comb(count, j) for j in range(m)]
+            following: dict[int, list[int]] = {}
+            for tied, sizes in ways.items():
+                _add(following, tied, _times(sizes, below, n))
+                _add(following, tied + 1, _shift(sizes, m, math.comb(count, m), n))
+            ways = following
+        for tied, sizes in ways.items():
+            for size, number in enumerate(sizes):
+                totals[size] += number * (shares // tied)
+    return tuple(totals[k] / (shares * math.comb(n, k)) for k in range(1, n + 1))
+
+
+def _shift(sizes: Sequence[int], by: int, factor: int, limit: int) -> list[int]:
+    return ([0] * by + [factor * number for number in sizes])[: limit + 1]
+
+
+def _times(left: Sequence[int], right: Sequence[int], limit: int) -> list[int]:
+    product = [0] * min(limit + 1, len(left) + len(right) - 1)
+    for i, a in enumerate(left):
+        if a:
+            for j, b in enumerate(right):
+                if i + j < len(product):
+                    product[i + j] += a * b
+    return product
+
+
+def _add(table: dict[int, list[int]], key: int, sizes: list[int]) -> None:
+    held = table.setdefault(key, [])
+    held.extend([0] * (len(sizes) - len(held)))
+    for at, number in enumerate(sizes):
+        held[at] += number
+
+
+def maj(k: int) -> Metric:
+    """maj@k: the expected accuracy of a majority vote over k draws without replacement.
+
+    Equation: E over k-subsets of 1[the right answer has most votes] / number of answers tied for most; draws without
+    an answer do not vote; a subset without votes scores 0; NaN for n < k. Exact, not sampled. Higher is better.
+    Failure modes: votes for one value in two algebraic forms are split among wrong answers (never among right ones).
+    Source: arXiv 2203.11171. Differs: expectation over subsets instead of the first k draws; ties are shared.
+    """
+    def compute(problem: Problem, samples: Sequence[Sample]) -> float:
+        right, wrong, none = vote_counts(samples)
+        n = right + sum(wrong) + none
+        return majority_curve(right, wrong, none)[k - 1] if k <= n else NAN
+
+    def chance(problem: Problem, n: int) -> float:
+        p = _chance(problem)
+        return NAN if p is None else p  # by symmetry among uniformly guessed answers
+
+    return Metric(f"maj@{k}", compute, "higher", chance=chance)
+
+
+def self_consistency(problem: Problem, samples: Sequence[Sample]) -> float:
+    """Share of draws that give the most frequent answer.
+
+    Equation: max_a n_a / n over graded draws; a draw without an answer counts in n and in no n_a. Neither direction
+    is better: it does not know what is right, and it rises when a model collapses onto one answer.
+    Failure modes: as for maj@k. Source: arXiv 2203.11171. Differs: no.
+    """
+    right, wrong, none = vote_counts(samples)
+    n = right + sum(wrong) + none
+    return max(right, *wrong, 0) / n if n else NAN
+
+
+# --- registration -----------------------------------------------------------------------------------------
+
+
+def _guess(problem: Problem, n: int) -> float:
+    p = _chance(problem)
+    return NAN if p is None else p
+
+
+def _named(name: str, compute: Callable[[Problem, Sequence[Sample]], float]) -> Callable[[int], Metric]:
+    return lambda k: Metric(f"{name}@{k}", compute, "higher", chance=_guess)
+
+
+def powers(n: int) -> list[int]:
+    """1, 2, 4, … up to n, and n itself."""
+    ks = [1 << i for i in range(max(n, 0).bit_length()) if 1 << i <= n]
+    return ks if not ks or ks[-1] == n else [*ks, n]
+
+
+def only_n(n: int) -> list[int]:
+    """The one size n (no size at all for n = 0)."""
+    return [n] if n > 0 else []
+
+
+FAMILIES = (
+    MetricFamily("avg@k", _named("avg", avg), only_n),
+    MetricFamily("avg_relaxed@k", _named("avg_relaxed", avg_relaxed), only_n),
+    MetricFamily("pass@k", pass_at, powers),
+    MetricFamily("pass_gap@n", pass_gap, only_n),
+    MetricFamily("pass^k", pass_hat, powers),
+    MetricFamily("maj@k", maj, powers),
+    MetricFamily("g-pass@k_0.5", g_pass, powers),
+)
+METRICS = (
+    Metric("self_consistency", self_consistency, "neither"),
+    Metric("extraction_disagreement", extraction_disagreement, "lower"),
+)
