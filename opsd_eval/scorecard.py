@@ -27,7 +27,7 @@ KEYS = (
     "verdict", "better", "primary", "scope", "method", "note",
 )  # fmt: skip
 
-SeedKey = tuple[int | None, int | None]
+SeedKey = tuple[Hashable, Hashable]
 Values = Mapping[SeedKey, Mapping[str, float]]
 
 
@@ -70,7 +70,7 @@ def build_scorecard(values: pd.DataFrame, settings: ScorecardSettings) -> list[d
     cells: dict[tuple[str, str, str], dict[str, Values]] = {}
     for (world, split, metric), part in values.groupby(["world", "split", "metric"], sort=False):
         if part["value"].notna().any():
-            cells[world, split, metric] = _by_arm(part, settings.arms)
+            cells[world, split, metric] = {arm: by_seed(t) for arm, t in part.groupby("arm") if arm in settings.arms}
     for (world, split, metric), arms in cells.items():
         place = {"world": world, "split": split, "metric": metric}
         rows += [_level_row(arm, arms[arm], place, settings) for arm in settings.arms if arm in arms]
@@ -87,23 +87,20 @@ def _has(arms: Mapping[str, Values], pair: tuple[str, str]) -> bool:
     return pair[0] in arms and pair[1] in arms
 
 
-def _by_arm(part: pd.DataFrame, arms: Sequence[str]) -> dict[str, Values]:
-    found: dict[str, dict[SeedKey, dict[str, float]]] = {}
-    for (arm, base_seed, train_seed), rows in part.groupby(["arm", "base_seed", "train_seed"], dropna=False):
-        if arm in arms:
-            if rows["problem_id"].duplicated().any():
-                raise ValueError(f"arm {arm!r} has several sample sets for one seed; keep one checkpoint per run")
-            key = (_seed(base_seed), _seed(train_seed))
-            found.setdefault(arm, {})[key] = dict(zip(rows["problem_id"], rows["value"], strict=True))
+def by_seed(table: pd.DataFrame) -> dict[SeedKey, dict[str, float]]:
+    """One arm's values of one metric as {(base seed, training seed): {problem_id: value}}."""
+    found: dict[SeedKey, dict[str, float]] = {}
+    for (base_seed, train_seed), rows in table.groupby(["base_seed", "train_seed"], dropna=False):
+        if rows["problem_id"].duplicated().any():
+            raise ValueError(
+                f"arm {rows['arm'].iloc[0]!r} has several sample sets for one seed; keep one checkpoint a run"
+            )
+        found[_seed(base_seed), _seed(train_seed)] = dict(zip(rows["problem_id"], rows["value"], strict=True))
     return found
 
 
 def _seed(value: Any) -> int | None:
     return None if value is None or value != value else int(value)
-
-
-def _keyed(values: Values) -> dict[tuple[Hashable, Hashable], Mapping[str, float]]:
-    return dict(values)
 
 
 def _mean(values: Mapping[str, float]) -> float:
@@ -128,7 +125,7 @@ def _empty_row(contrast: str, arm: str, place: Mapping[str, str], settings: Scor
 
 
 def _level_fields(values: Values, settings: ScorecardSettings) -> dict[str, Any]:
-    estimate = stats.estimate_across_seeds(_keyed(values), clusters=settings.clusters, level=settings.level)
+    estimate = stats.estimate_across_seeds(values, clusters=settings.clusters, level=settings.level)
     return {
         "estimate": estimate.value, "low": estimate.low, "high": estimate.high, "n_problems": estimate.n_problems,
         "n_dropped": estimate.n_dropped, "n_seeds": len(values), "method": estimate.method,
@@ -140,7 +137,7 @@ def _level_row(arm: str, values: Values, place: Mapping[str, str], settings: Sco
     return _empty_row(LEVEL, arm, place, settings) | _level_fields(values, settings)
 
 
-def _paired(a: Values, b: Values) -> dict[SeedKey, dict[str, float]]:
+def paired(a: Values, b: Values) -> dict[SeedKey, dict[str, float]]:
     """Per-seed, per-problem differences a − b; seeds match exactly, or by base seed where b has no training seed.
 
     Raises ``ValueError`` when a pair covers different problems.
@@ -165,10 +162,10 @@ def _contrast_row(
 ) -> dict[str, Any]:
     arm, other = pair
     row = _empty_row(f"{arm}-{other}", arm, place, settings) | _level_fields(arms[arm], settings)
-    pairs = _paired(arms[arm], arms[other])
+    pairs = paired(arms[arm], arms[other])
     if not pairs:
         raise ValueError(f"{arm} and {other} share no seeds in world {place['world']}; nothing can be paired")
-    difference = stats.across_seeds(_keyed(pairs), clusters=settings.clusters, level=settings.level)
+    difference = stats.across_seeds(pairs, clusters=settings.clusters, level=settings.level)
     return row | _difference_fields(difference, row, settings) | {
         "n_seeds": len(pairs), "seed_sd": _spread([_mean(by_problem) for by_problem in pairs.values()]),
     }  # fmt: skip
@@ -219,9 +216,9 @@ def _gap_row(
     near, far = near_far
     arm, other = pair
     row = _empty_row(f"{arm}-{other}", arm, place, settings) | {"better": "neither"}
-    inside, outside = _paired(near[arm], near[other]), _paired(far[arm], far[other])
+    inside, outside = paired(near[arm], near[other]), paired(far[arm], far[other])
     difference = stats.gap_across_seeds(
-        _keyed(inside), _keyed(outside), clusters=settings.clusters, level=settings.level
+        inside, outside, clusters=settings.clusters, level=settings.level
     )
     changes = [_mean(inside[key]) - _mean(outside[key]) for key in inside]
     levels = [_mean(near[arm][key]) - _mean(far[arm][key]) for key in near[arm]]

@@ -84,7 +84,7 @@ def markdown(document: Mapping[str, Any], about: Mapping[str, str]) -> str:
         if about.get(world):
             lines += [f"Built in: {about[world]}", ""]
         lines += ["### Primary metrics", "", *_table(grid(rows, world=world, primary=True), rows), ""]
-        rest = [entry for entry in grid(rows, world=world, primary=False) if not _is_primary(entry)]
+        rest = [entry for entry in grid(rows, world=world, primary=False) if not is_primary(entry)]
         lines += ["### Every other metric (exploratory, not adjusted)", "", *_table(rest, rows), ""] if rest else []
     return "\n".join(lines)
 
@@ -108,7 +108,8 @@ def _reading(rows: Sequence[Mapping[str, Any]], level: float) -> list[str]:
     return text
 
 
-def _is_primary(entry: Mapping[str, Any]) -> bool:
+def is_primary(entry: Mapping[str, Any]) -> bool:
+    """Whether a :func:`grid` entry is of a primary metric."""
     return any(row["primary"] for row in [*entry["levels"].values(), *entry["contrasts"].values()])
 
 
@@ -117,14 +118,15 @@ def _table(entries: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any
     head = ["split", "metric", "n", *arms, *map(minus, contrasts)]
     lines = [_line(head), _line(["---"] * len(head))]
     for entry in entries:
-        cells = [entry["split"], entry["metric"], _counts(entry)]
+        cells = [entry["split"], entry["metric"], counts(entry)]
         cells += [_level_cell(entry["levels"].get(arm)) for arm in arms]
         cells += [contrast_text(entry["contrasts"].get(contrast)) for contrast in contrasts]
         lines.append(_line(cells))
     return lines
 
 
-def _counts(entry: Mapping[str, Any]) -> str:
+def counts(entry: Mapping[str, Any]) -> str:
+    """Problems used, and after a slash those where the metric is undefined."""
     found = [*entry["levels"].values(), *entry["contrasts"].values()]
     used = sorted({row["n_problems"] for row in found})
     dropped = max(row["n_dropped"] or 0 for row in found)

@@ -120,7 +120,7 @@ def at_step(sets: Iterable[SetInfo], step: int | None = None) -> list[SetInfo]:
 
 
 def problem_values(sets: Iterable[SetInfo]) -> pd.DataFrame:
-    """Long table of ``measures.csv``: the index columns, problem_id, cluster, metric, value (NaN kept)."""
+    """Long table of ``measures.csv``: the index columns, problem_id, cluster, n, metric, value (NaN kept), path."""
     import pandas as pd
 
     parts = []
@@ -129,10 +129,10 @@ def problem_values(sets: Iterable[SetInfo]) -> pd.DataFrame:
         if not path.exists():
             raise ValueError(f"{path}: no such file; run `opsd-eval measure {s.path}` first")
         wide = pd.read_csv(path, dtype={"problem_id": str, "cluster": str})
-        kept = [key for key in ("problem_id", "cluster") if key in wide]
+        kept = [key for key in MEASURE_KEYS if key in wide]
         metrics = [c for c in wide.columns if c not in MEASURE_KEYS]
         long = wide.melt(id_vars=kept, value_vars=metrics, var_name="metric", value_name="value")
-        parts.append(long.assign(value=pd.to_numeric(long["value"]), **s.columns()))
+        parts.append(long.assign(value=pd.to_numeric(long["value"]), path=str(s.path), **s.columns()))
     if not parts:
         raise ValueError("no sample sets given")
     table = pd.concat(parts, ignore_index=True)
@@ -145,12 +145,16 @@ def estimates(sets: Iterable[SetInfo]) -> pd.DataFrame:
 
     rows = []
     for s in sets:
-        content = read_json(s.path / "estimates.json")
-        listed = content["rows"] if isinstance(content, Mapping) else content
-        rows += [{**s.columns(), **row} for row in listed]
+        rows += [{**s.columns(), **row} for row in estimate_rows(s.path)]
     table = pd.DataFrame(rows)
     numbers = [c for c in ("estimate", "low", "high", "chance") if c in table]
     return table.assign(**{c: pd.to_numeric(table[c]) for c in numbers})
+
+
+def estimate_rows(folder: Path | str) -> list[dict[str, Any]]:
+    """The rows of one sample set's ``estimates.json``."""
+    content = read_json(Path(folder) / "estimates.json")
+    return content["rows"] if isinstance(content, Mapping) else content
 
 
 def outcome_shares(sets: Iterable[SetInfo]) -> pd.DataFrame:
@@ -164,7 +168,7 @@ def outcome_shares(sets: Iterable[SetInfo]) -> pd.DataFrame:
         known = graded.dropna(subset=["outcome"])
         shares = pd.crosstab(known["problem_id"], known["outcome"], normalize="index")
         rows += [{**s.columns(), "outcome": name, "share": float(shares[name].mean()), "n_problems": len(shares),
-                  "n_samples": len(known)} for name in shares]
+                  "n_samples": len(known), "path": str(s.path)} for name in shares]
     return pd.DataFrame(rows)
 
 

@@ -1,0 +1,197 @@
+"""Figures over training: checkpoints, markers, distance, decomposition, stability. Lines are runs and their mean."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from opsd_eval import plotstyle
+from opsd_eval.plotstyle import INK, LINESTYLES, empty, footnote, legend, new_figure
+from opsd_eval.report_data import ReportData, collapse_onset
+from opsd_eval.report_data import series as series_table
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+KL_BASE = "kl_base"
+VARIANTS = ("plain", "centred", "weighted", "topk")
+VARIANT_TITLES = ("plain (as published)", "centred", "weighted by probability", "top-k union")
+RUN_KEYS = ["base_seed", "train_seed"]
+
+
+def series(data: ReportData) -> Figure | None:
+    """Accuracy at every checkpoint, and against distance travelled where it was logged."""
+    metric = next(iter(data.settings.primary), None)
+    table = series_table(data, metric) if metric else None
+    if table is None or table.empty or table["step"].nunique() < 3:
+        return None
+    far = not data.training.empty and KL_BASE in data.training
+    figure, axes = new_figure(len(data.worlds), len(data.splits) + far, height=2.7)
+    for at_world, world in enumerate(data.worlds):
+        for at_split, split in enumerate(data.splits):
+            part = table[(table["world"] == world) & (table["split"] == split)]
+            _series_panel(axes[at_world, at_split], part, data, metric)
+            axes[at_world, at_split].set(title=f"{world} · {split}", xlabel="training step")
+        if far:
+            part = table[(table["world"] == world) & (table["split"] == data.splits[0])]
+            _distance_panel(axes[at_world, -1], part, data, world)
+            axes[at_world, -1].set(title=f"{world} · {data.splits[0]}", xlabel="KL from base, nats a token")
+    axes[0, 0].set_ylabel(metric)
+    legend(figure, axes[0, 0])
+    footnote(figure, f"n = {table['n_problems'].max()} problems × {table['n_seeds'].max()} runs; bands: "
+             f"{data.settings.level:.0%} interval over problems; × onset of collapse")  # fmt: skip
+    return figure
+
+
+def _series_panel(panel: Axes, table: pd.DataFrame, data: ReportData, metric: str) -> None:
+    colour, marker = plotstyle.colours(data.arms), plotstyle.markers(data.arms)
+    start = table[table["arm"] == data.arms[0]]
+    margin = data.settings.margins.get(metric) or 0.0
+    for arm in data.arms:
+        part = table[table["arm"] == arm].sort_values("step")
+        if part.empty:
+            continue
+        if arm == data.arms[0]:
+            level = part.iloc[0]
+            panel.axhspan(level["low"], level["high"], color=colour[arm], alpha=0.14, linewidth=0)
+            panel.axhline(level["estimate"], color=colour[arm], linestyle="--", linewidth=1.3, label=arm)
+            continue
+        onset = collapse_onset(part, margin=margin) if "difference_high" in part else None
+        drawn = part if start.empty else _with_start(start, part)
+        panel.plot(drawn["step"], drawn["estimate"], color=colour[arm], marker=marker[arm], label=arm)
+        panel.fill_between(drawn["step"], drawn["low"], drawn["high"], color=colour[arm], alpha=0.16, linewidth=0)
+        if onset is not None:
+            at = part[part["step"] == onset].iloc[0]
+            panel.plot(onset, at["estimate"], marker="x", markersize=11, markeredgewidth=2.2, color=INK)
+
+
+def _with_start(start: pd.DataFrame, part: pd.DataFrame) -> pd.DataFrame:
+    import pandas as pd
+
+    return pd.concat([start.assign(step=0), part], ignore_index=True)
+
+
+def _distance_panel(panel: Axes, table: pd.DataFrame, data: ReportData, world: str) -> None:
+    """Accuracy against the mean KL from base over the runs of an arm, at the logged step nearest below."""
+    colour, marker = plotstyle.colours(data.arms), plotstyle.markers(data.arms)
+    logged = data.training[(data.training["world"] == world) & data.training[KL_BASE].notna()]
+    for arm in data.arms[1:]:
+        means = logged[logged["arm"] == arm].groupby("step")[KL_BASE].mean()
+        points = [(0.0, row) for _, row in table[table["arm"] == data.arms[0]].iterrows()]
+        for _, row in table[table["arm"] == arm].sort_values("step").iterrows():
+            before = means[means.index <= row["step"]]
+            if not before.empty:
+                points.append((float(before.iloc[-1]), row))
+        if len(points) > 1:
+            x = [kl for kl, _ in points]
+            bars = [[r["estimate"] - r["low"] for _, r in points], [r["high"] - r["estimate"] for _, r in points]]
+            panel.errorbar(x, [r["estimate"] for _, r in points], yerr=bars, color=colour[arm], marker=marker[arm],
+                           capsize=2.5, linewidth=1.3)  # fmt: skip
+
+
+def markers_over_training(data: ReportData) -> Figure | None:
+    """Marker rate, completion length and entropy of the training rollouts."""
+    return _over_training(data, {
+        "marker_rate": "markers per 1,000 tokens", "completion_tokens": "tokens a completion",
+        "truncation_rate": "truncated share", "entropy": "entropy, nats",
+    })  # fmt: skip
+
+
+def distance(data: ReportData) -> Figure | None:
+    """KL of the student from base."""
+    return _over_training(data, {KL_BASE: "KL from base, nats a token"})
+
+
+def stability(data: ReportData) -> Figure | None:
+    """Loss, its variance in a moving window, gradient norm, and spread of the loss over runs."""
+    if data.training.empty or "loss" not in data.training:
+        return None
+    table = data.training.copy()
+    keys = ["world", "arm", *RUN_KEYS]
+    window = max(5, int(table["step"].max()) // 10)
+    table["loss_variance"] = table.groupby(keys, dropna=False)["loss"].transform(
+        lambda loss: loss.rolling(window, min_periods=window).var()
+    )
+    table["loss_spread"] = table.groupby(["world", "arm", "step"])["loss"].transform("std")
+    titles = {
+        "loss": "loss", "grad_norm": "gradient norm", "loss_variance": f"variance of loss over {window} steps",
+        "loss_spread": "SD of loss over runs",
+    }  # fmt: skip
+    return _over_training(data, titles, table=table)
+
+
+def _over_training(data: ReportData, titles: dict[str, str], *, table: pd.DataFrame | None = None) -> Figure | None:
+    """One panel a column of the training log, worlds as rows."""
+    table = data.training if table is None else table
+    shown = [c for c in titles if c in table and table[c].notna().any()]
+    if not shown:
+        return None
+    worlds = [w for w in data.worlds if (table["world"] == w).any()]
+    across = len(worlds) if len(shown) == 1 else len(shown)
+    figure, axes = new_figure(1 if len(shown) == 1 else len(worlds), across, height=2.3)
+    for at_world, world in enumerate(worlds):
+        for at, column in enumerate(shown):
+            panel = axes[0, at_world] if len(shown) == 1 else axes[at_world, at]
+            draw_runs(panel, table[table["world"] == world], column, data.arms)
+            panel.set_title(f"{titles[column]}\n{world}", fontsize=9)
+            panel.set_xlabel("training step")
+    legend(figure, axes[0, 0])
+    footnote(figure, _runs_text(table))
+    return figure
+
+
+def draw_runs(panel: Axes, table: pd.DataFrame, column: str, arms: Sequence[str], *, linestyle: str = "-",
+              label: str = "{arm}") -> None:  # fmt: skip
+    """Each run thin, their mean thick and smoothed over a twentieth of the steps."""
+    colour = plotstyle.colours(arms)
+    for arm in arms:
+        part = table[(table["arm"] == arm) & table[column].notna()]
+        if part.empty:
+            continue
+        for _, run in part.groupby(RUN_KEYS, dropna=False):
+            panel.plot(run["step"], run[column], color=colour[arm], alpha=0.22, linewidth=0.8, linestyle=linestyle)
+        mean = part.groupby("step")[column].mean()
+        window = max(1, len(mean) // 20)
+        smooth = mean.rolling(window, center=True, min_periods=1).mean()
+        panel.plot(smooth.index, smooth, color=colour[arm], linestyle=linestyle, label=label.format(arm=arm))
+
+
+def decomposition(data: ReportData) -> Figure | None:
+    """Cosines and norm ratio of Δ_total = Δ_ref + Δ_it, in four weightings of the vocabulary."""
+    columns = {v: [_diagnostic(data, f"{m}_{v}") for m in ("cos_total_ref", "cos_total_it", "norm_ratio")]
+               for v in VARIANTS}  # fmt: skip
+    if data.training.empty or not any(c for found in columns.values() for c in found):
+        return None
+    worlds = [w for w in data.worlds if (data.training["world"] == w).any()]
+    figure, axes = new_figure(2 * len(worlds), len(VARIANTS), height=2.1)
+    for at_world, world in enumerate(worlds):
+        table = data.training[data.training["world"] == world]
+        for at, (variant, title) in enumerate(zip(VARIANTS, VARIANT_TITLES, strict=True)):
+            top, bottom = axes[2 * at_world, at], axes[2 * at_world + 1, at]
+            for column, name, style in zip(columns[variant], ("Δ_ref", "Δ_it"), LINESTYLES, strict=False):
+                if column:
+                    draw_runs(top, table, column, data.arms, linestyle=style, label=f"{{arm}}: cos(Δ_total, {name})")
+            if columns[variant][2]:
+                draw_runs(bottom, table, columns[variant][2], data.arms)
+                bottom.axhline(1, color=INK, linewidth=0.8, linestyle=":")
+            else:
+                empty(bottom)
+            top.set(title=title, ylim=(-1.05, 1.05))
+            bottom.set_xlabel("training step")
+        axes[2 * at_world, 0].set_ylabel(f"{world}\ncosine")
+        axes[2 * at_world + 1, 0].set_ylabel("‖Δ_ref‖ / ‖Δ_total‖")
+    legend(figure, axes[0, 0], columns=4)
+    footnote(figure, _runs_text(data.training))
+    return figure
+
+
+def _diagnostic(data: ReportData, name: str) -> str | None:
+    found = [c for c in data.training.columns if c.split(".")[-1] == name and data.training[c].notna().any()]
+    return found[0] if found else None
+
+
+def _runs_text(table: pd.DataFrame) -> str:
+    runs = table.drop_duplicates(["world", "arm", *RUN_KEYS]).groupby(["world", "arm"]).size()
+    return f"thin: each of {runs.max()} runs an arm; thick: their mean"

@@ -1,0 +1,211 @@
+"""Everything a report shows, gathered once: scorecard rows, tidy tables, the sets behind them, what is built in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from opsd_eval import scorecard, stats, tables
+from opsd_eval.records import RunRecord, read_run
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """The inputs of every figure and table of one report.
+
+    ``values`` and ``outcomes`` cover every evaluated checkpoint, ``rows`` only the one to report. ``training`` is
+    empty for sample sets without logs. ``about`` says, per world, what its construction builds in.
+    """
+
+    title: str
+    arms: Sequence[str]
+    rows: Sequence[Mapping[str, Any]]
+    sets: Sequence[tables.SetInfo]
+    reported: Sequence[tables.SetInfo]
+    values: pd.DataFrame
+    outcomes: pd.DataFrame
+    training: pd.DataFrame
+    settings: scorecard.ScorecardSettings
+    config: Mapping[str, Any] = field(default_factory=dict)
+    about: Mapping[str, str] = field(default_factory=dict)
+    draws: int | None = None
+    notes: Sequence[str] = ()
+
+    @property
+    def worlds(self) -> list[str]:
+        """Worlds in the order of the scorecard."""
+        return list(dict.fromkeys(row["world"] for row in self.rows))
+
+    @property
+    def splits(self) -> list[str]:
+        """Splits with sample sets, in distribution first."""
+        found = dict.fromkeys(s.split for s in self.sets)
+        return sorted(found, key=lambda split: split != self.settings.in_distribution)
+
+    def level_row(self, world: str, split: str, arm: str, metric: str) -> Mapping[str, Any] | None:
+        """The ``level`` row of one cell, or ``None`` where it was not measured."""
+        return self._levels.get((world, split, arm, metric))
+
+    @cached_property
+    def _levels(self) -> Mapping[tuple[str, str, str, str], Mapping[str, Any]]:
+        return {(r["world"], r["split"], r["arm"], r["metric"]): r for r in self.rows if r["contrast"] == "level"}
+
+
+def from_study(
+    study: Path | str,
+    settings: scorecard.ScorecardSettings,
+    *,
+    config: Mapping[str, Any],
+    about: Mapping[str, str],
+    report_step: int | None = None,
+) -> ReportData:
+    """Gather a study folder; ``report_step`` is the checkpoint to report (``None``: each run's last)."""
+    sets = tables.find_sets(study)
+    reported = tables.at_step(sets, report_step)
+    values = tables.problem_values(sets)
+    settings = replace(settings, clusters=_clusters(values), chances=_chances(reported))
+    paths = {str(s.path) for s in reported}
+    rows = scorecard.build_scorecard(values[values["path"].isin(paths)], settings)
+    return ReportData(
+        title=str(config.get("title") or Path(study).name), arms=settings.arms, rows=rows, sets=sets,
+        reported=reported, values=values, outcomes=tables.outcome_shares(sets), training=tables.training(study),
+        settings=settings, config=config, about=about, draws=_draws(values),
+    )  # fmt: skip
+
+
+def from_sets(paths: Sequence[Path | str], *, margin: float | None = None, level: float = 0.95) -> ReportData:
+    """Gather sample sets from anywhere; the first one is the baseline of every contrast.
+
+    Sets over different problems (of one world and split) cannot be paired: they keep their levels and a note says
+    so. Nothing was fixed before these samples were made, so no metric is called primary beyond accuracy.
+    """
+    sets = tables.loose_sets(paths)
+    values = tables.problem_values(sets)
+    arms = list(dict.fromkeys(s.arm for s in sets))
+    metrics = set(values["metric"])
+    primary = [m for m in (_largest(metrics, "avg@"), _largest(metrics, "pass@")) if m]
+    notes, contrasts = [], []
+    for arm in arms[1:]:
+        if _same_problems(values, arms[0], arm):
+            contrasts.append((arm, arms[0]))
+        else:
+            notes.append(f"{arm} and {arms[0]} were sampled on different problems: no paired comparison of the two.")
+    settings = scorecard.ScorecardSettings(
+        arms=arms, contrasts=contrasts, primary=primary, level=level, margins=dict.fromkeys(primary, margin),
+        directions=directions(metrics), clusters=_clusters(values), chances=_chances(sets),
+        in_distribution=sets[0].split,
+    )  # fmt: skip
+    config = {"sets": [str(s.path) for s in sets], "level": level, "margin": margin, "primary": primary}
+    import pandas as pd
+
+    return ReportData(
+        title="Sample sets", arms=arms, rows=scorecard.build_scorecard(values, settings), sets=sets, reported=sets,
+        values=values, outcomes=tables.outcome_shares(sets), training=pd.DataFrame(), settings=settings,
+        config=config, draws=_draws(values), notes=notes,
+    )  # fmt: skip
+
+
+def directions(metrics: set[str] | Sequence[str]) -> dict[str, str]:
+    """``higher``, ``lower`` or ``neither`` for each measured metric, as the registry declares it."""
+    from opsd_eval.metrics import CORPUS_METRICS, METRICS
+
+    known = {**METRICS, **CORPUS_METRICS}
+    return {name: known[name].better if name in known else "neither" for name in metrics}
+
+
+def _largest(metrics: set[str], prefix: str) -> str | None:
+    found = [m for m in metrics if m.startswith(prefix) and m[len(prefix) :].isdigit()]
+    return max(found, key=lambda m: int(m[len(prefix) :]), default=None)
+
+
+def _same_problems(values: pd.DataFrame, a: str, b: str) -> bool:
+    keys = ["world", "split"]
+    left, right = (values[values["arm"] == arm] for arm in (a, b))
+    shared = set(map(tuple, left[keys].values)) & set(map(tuple, right[keys].values))
+    return bool(shared) and all(
+        set(left.loc[(left[keys] == key).all(axis=1), "problem_id"])
+        == set(right.loc[(right[keys] == key).all(axis=1), "problem_id"])
+        for key in shared
+    )
+
+
+def _clusters(values: pd.DataFrame) -> dict[str, str | None] | None:
+    if "cluster" not in values or values["cluster"].isna().all():
+        return None
+    unique = values.drop_duplicates("problem_id")
+    return {p: None if c != c else c for p, c in zip(unique["problem_id"], unique["cluster"], strict=True)}
+
+
+def _chances(sets: Sequence[tables.SetInfo]) -> dict[tuple[str, str, str], float]:
+    """What guessing would give per (world, split, metric), from the sets' ``estimates.json``."""
+    found = {}
+    for s in sets:
+        if (s.path / "estimates.json").exists():
+            for row in tables.estimate_rows(s.path):
+                if row.get("chance") is not None:
+                    found[s.world, s.split, row["metric"]] = row["chance"]
+    return found
+
+
+def _draws(values: pd.DataFrame) -> int | None:
+    return int(values["n"].max()) if "n" in values and values["n"].notna().any() else None
+
+
+# --- what figures compute -----------------------------------------------------------------------------------
+
+
+def series(data: ReportData, metric: str) -> pd.DataFrame:
+    """Level and difference from the baseline at every evaluated checkpoint, with intervals over problems (and seeds).
+
+    Columns: world, split, arm, step, estimate, low, high, difference, difference_low, difference_high, n_problems,
+    n_seeds. Trained arms start at the baseline's level at step 0.
+    """
+    import pandas as pd
+
+    part = data.values[(data.values["metric"] == metric) & data.values["value"].notna()]
+    found = []
+    for (world, split), group in part.groupby(["world", "split"], sort=False):
+        by_arm = {str(arm): rows for arm, rows in group.groupby("arm", sort=False)}
+        baseline = by_arm.get(data.arms[0])
+        start = scorecard.by_seed(baseline) if baseline is not None else None
+        for arm in data.arms:
+            if arm in by_arm:
+                found += _arm_series({"world": world, "split": split, "arm": arm}, by_arm[arm], start, data)
+    return pd.DataFrame(found)
+
+
+def _arm_series(place: dict[str, Any], rows: pd.DataFrame, start: Any, data: ReportData) -> list[dict[str, Any]]:
+    found = []
+    for step, at_step in rows.groupby("step", dropna=False):
+        values = scorecard.by_seed(at_step)
+        level = stats.estimate_across_seeds(values, clusters=data.settings.clusters, level=data.settings.level)
+        row = {**place, "step": step, "estimate": level.value, "low": level.low, "high": level.high}
+        row |= {"n_problems": level.n_problems, "n_seeds": len(values)}
+        if start is not None and place["arm"] != data.arms[0]:
+            pairs = scorecard.paired(values, start)
+            change = stats.across_seeds(pairs, clusters=data.settings.clusters, level=data.settings.level)
+            row |= {"difference": change.value, "difference_low": change.low, "difference_high": change.high}
+        found.append(row)
+    return found
+
+
+def collapse_onset(table: pd.DataFrame, *, margin: float = 0.0) -> float | None:
+    """First evaluated step from which the difference stays wholly below −margin to the end; ``None`` if it never is.
+
+    ``table`` is one arm's :func:`series` of a metric where higher is better.
+    """
+    onset = None
+    for step, high in table.sort_values("step")[["step", "difference_high"]].itertuples(index=False):
+        onset = (step if onset is None else onset) if high < -margin else None
+    return onset
+
+
+def run_record(info: tables.SetInfo) -> RunRecord:
+    """The run record of a sample set."""
+    return read_run(info.path)
