@@ -244,8 +244,8 @@ class PromptLimit:
             return False
         raise ValueError(
             f"problem {problem_id!r}: the {role}'s prompt has {len(prompts[role])} tokens, the limit is "
-            f"{self.max_tokens}. Raise the limit, or choose the policy 'skip', which leaves such problems out and counts "
-            "them."
+            f"{self.max_tokens}. Raise the limit, or choose the policy 'skip', which leaves such problems out and "
+            "counts them."
         )
 
 

@@ -1,6 +1,7 @@
 """Weightings: how much each completion token counts in the loss, decided before any chunking.
 
-``WEIGHTINGS[name].weights(TokenStats(position, length, student_entropy)) -> (N,) weights``
+``WEIGHTINGS[name](TokenStats(position, length, student_entropy)) -> (N,) weights``
+``token_stats(lengths, student_entropy=lambda: ...)`` makes the stats of packed completions.
 
 Legend: N valid completion tokens of all rollouts, packed one rollout after the other. A weighting averages 1 over
 each rollout's tokens, so it moves the loss between tokens but does not change its scale.
@@ -9,7 +10,7 @@ Adding a weighting: one function with ``Source:`` and one line in ``WEIGHTINGS``
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,30 +21,29 @@ from torch import Tensor
 class TokenStats:
     """What a weighting may read, (N,) each: position in its completion from 0, its length, student entropy (nats).
 
-    ``student_entropy`` is given only to weightings that list it in ``needs`` (it costs a pass over the student's
-    output head).
+    ``student_entropy`` is a function, called only by weightings that use it: it costs a pass over the student's
+    output head (``loss.student_entropy``).
     """
 
     position: Tensor
     length: Tensor
-    student_entropy: Tensor | None = None
+    student_entropy: Callable[[], Tensor] | None = None
 
 
-@dataclass(frozen=True)
-class Weighting:
-    """A named weighting; ``needs`` may hold ``student_entropy``."""
-
-    name: str
-    needs: frozenset[str]
-    weights: Callable[[TokenStats], Tensor]
+Weighting = Callable[[TokenStats], Tensor]
 
 
-def token_stats(lengths: list[int], *, device: torch.device | str = "cpu") -> TokenStats:
+def token_stats(
+    lengths: Sequence[int],
+    *,
+    student_entropy: Callable[[], Tensor] | None = None,
+    device: torch.device | str = "cpu",
+) -> TokenStats:
     """Positions and lengths of packed completions of the given lengths; empty completions add nothing."""
-    position = [torch.arange(length, device=device) for length in lengths]
-    length = [torch.full((length,), length, device=device) for length in lengths]
-    empty = [torch.zeros(0, dtype=torch.long, device=device)]
-    return TokenStats(torch.cat(position or empty), torch.cat(length or empty))
+    sizes = torch.tensor(list(lengths), dtype=torch.long, device=device)
+    length = sizes.repeat_interleave(sizes)
+    starts = (sizes.cumsum(0) - sizes).repeat_interleave(sizes)
+    return TokenStats(torch.arange(len(length), device=device) - starts, length, student_entropy)
 
 
 def uniform(stats: TokenStats) -> Tensor:
@@ -67,19 +67,21 @@ def entropy_top20(stats: TokenStats) -> Tensor:
     only; its mixing of teacher and base is a target.
     """
     if stats.student_entropy is None:
-        raise ValueError("weighting 'entropy_top20' needs student_entropy, (N,) nats; pass it in TokenStats")
-    weights = torch.zeros_like(stats.student_entropy, dtype=torch.float32)
-    starts = torch.nonzero(stats.position == 0).flatten().tolist()
-    for start in starts:
+        raise ValueError(
+            "weighting 'entropy_top20' needs student_entropy, a function that returns (N,) nats; pass it in TokenStats"
+        )
+    entropy = stats.student_entropy()
+    weights = torch.zeros_like(entropy, dtype=torch.float32)
+    for start in torch.nonzero(stats.position == 0).flatten().tolist():
         length = int(stats.length[start])
         kept = -(-length // 5)
-        order = torch.argsort(stats.student_entropy[start : start + length], descending=True, stable=True)
+        order = torch.argsort(entropy[start : start + length], descending=True, stable=True)
         weights[start + order[:kept]] = length / kept
     return weights
 
 
 WEIGHTINGS: dict[str, Weighting] = {
-    "uniform": Weighting("uniform", frozenset(), uniform),
-    "position_linear": Weighting("position_linear", frozenset(), position_linear),
-    "entropy_top20": Weighting("entropy_top20", frozenset({"student_entropy"}), entropy_top20),
+    "uniform": uniform,
+    "position_linear": position_linear,
+    "entropy_top20": entropy_top20,
 }
