@@ -75,8 +75,8 @@ def bootstrap_estimate(
 
     ``rows`` holds one entry a problem: numbers, or anything that ``statistic`` takes a list (array) of. The
     percentiles are expanded for small N, ``α' = Φ(−t_{α/2, N−1} · sqrt(N/(N−1)))``, without which the interval is
-    narrow by a factor sqrt((N−1)/N) · z/t. NaN numbers are dropped under the default statistic. Coverage of the
-    mean: .94–.96 at N = 30 and 500.
+    narrow by a factor sqrt((N−1)/N) · z/t. NaN numbers are dropped under the default statistic. Coverage at
+    N = 30 and 500: avg@16 .953 and .947, pass@8 of 16 .952 and .945.
     Source: Efron & Tibshirani 1993 ch. 13; expansion: Hesterberg, arXiv 1411.5279. Differs: no.
     """
     prepared = _Prepared.of(rows, statistic, clusters, level)
@@ -98,8 +98,9 @@ def bca_estimate(
 
     ``α₁ = Φ(z₀ + (z₀ + z_α)/(1 − a(z₀ + z_α)))`` with z₀ from the share of resamples below the estimate and the
     acceleration a from the jackknife; z_α expanded for small N as in :func:`bootstrap_estimate`. Where the
-    jackknife or z₀ is not finite the plain percentiles are used, and ``method`` says so. Coverage of the mean:
-    .94–.96 at N = 30 and 500. Source: Efron 1987. Differs: the expansion.
+    jackknife or z₀ is not finite the plain percentiles are used, and ``method`` says so. Coverage at
+    N = 30 and 500: avg@16 .961 and .948, pass@8 of 16 .969 and .946; for skewed scores (lognormal with σ = 1) it
+    misses .93 at N = 30 by .025, half as much as the t interval. Source: Efron 1987. Differs: the expansion.
     """
     prepared = _Prepared.of(rows, statistic, clusters, level)
     draws = prepared.distribution(n_resamples, seed)

@@ -24,8 +24,8 @@ def recovered_fraction(
 
     Ratio of means over shared problems (1: all of it; above 1: better than base; negative: lost more). Undefined
     (NaN, with ``method`` saying why) when the interval of base − standard contains 0: nothing was lost that could be
-    recovered. Problems with a NaN anywhere are dropped. Coverage given that it is defined: .94–.97 when the loss is
-    3 or more standard errors. Source: Fieller 1954. Differs: no.
+    recovered. Problems with a NaN anywhere are dropped. Coverage .949 at N = 30 and .946 at N = 500 where
+    the loss is clear (a loss of 5 standard errors). Source: Fieller 1954. Differs: no.
     """
     ids = same_problems(("base", "standard", "purified"), (base, standard, purified))
     top = np.array([purified[i] - standard[i] for i in ids], dtype=float)
@@ -37,7 +37,8 @@ def retention(after: Scores, before: Scores, *, clusters: Clusters = None, level
     """Mean after ÷ mean before over the same problems, with a Fieller interval; NaN if before's contains 0.
 
     Read it for in- and out-of-distribution problems side by side: retention corrects for difficulty in proportion,
-    :func:`opsd_eval.stats.difference_in_differences` in absolute terms. Source: Fieller 1954. Differs: no.
+    :func:`opsd_eval.stats.difference_in_differences` in absolute terms. Coverage .953 at N = 30, .956 at
+    N = 500. Source: Fieller 1954. Differs: no.
     """
     ids = same_problems(("after", "before"), (after, before))
     top = np.array([after[i] for i in ids], dtype=float)
@@ -52,7 +53,7 @@ def recovered_fraction_across_seeds(
 
     Keys are (base seed, training seed) and must be the same in all three (give a base's own values under each of its
     training seeds). Fewer than 3 base seeds: over problems only, and ``method`` says so. A problem is dropped when
-    any of the three lacks it in some base.
+    any of the three lacks it in some base. Coverage with 3 bases: .973 at N = 30 problems, .949 at N = 500.
     """
     check_level(level)
     if not base.keys() == standard.keys() == purified.keys():

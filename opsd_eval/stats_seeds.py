@@ -153,10 +153,10 @@ def across_seeds(differences: BySeed, *, clusters: Clusters = None, level: float
     ``differences[(base_seed, train_seed)][problem_id]``. ``value ± t' · sqrt(V_seed + V_problem)`` (:func:`crossed`)
     with ``t' = (V_seed t_{B−1} + V_problem t_{N−1}) / (V_seed + V_problem)``: with 3 bases that differ the critical
     value is 4.3, with bases that agree it is 2. The more usual Satterthwaite degrees of freedom reject a true null up
-    to .077 of the time at 3 bases; this rule .027–.051, so it is on the wide side where both parts matter (coverage
-    up to .973). Fewer than 3 base seeds: the interval is over problems only, ``scope`` is ``checkpoints`` and
-    ``method`` says so. Training seeds are averaged within their base, so more of them help only as far as training
-    noise matters. NaN: see :func:`seed_table`. Different problem sets raise.
+    to .077 of the time at 3 bases; this rule .027–.057, so it is on the wide side where both parts matter (coverage
+    .943–.973 over 3 bases x 3 training seeds, N = 30 and 500). Fewer than 3 base seeds: the interval is over problems
+    only, ``scope`` is ``checkpoints`` and ``method`` says so. Training seeds are averaged within their base, so more
+    of them help only as far as training noise matters. NaN: see :func:`seed_table`. Different problem sets raise.
 
     Source: two-way random effects (Cornfield & Tukey 1956), Cochran & Cox 1957 for t'. Differs: no.
     """
@@ -176,7 +176,8 @@ def gap_across_seeds(
     """Difference in differences of a method: ID change − OOD change, over the same base seeds, crossed as above.
 
     The bases' own gaps vary between bases (df B − 1); the two problem sets add their problem variances. Fewer than 3
-    base seeds: over problems only, ``scope`` is ``checkpoints``. Different seeds on the two sides raise.
+    base seeds: over problems only, ``scope`` is ``checkpoints``. Different seeds on the two sides raise. Coverage with
+    3 bases .974 at N = 30 and .971 at N = 500 a side: wide by up to .004.
     """
     check_level(level)
     if id_differences.keys() != ood_differences.keys():
