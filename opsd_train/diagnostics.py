@@ -21,7 +21,7 @@ from opsd_train.loss import Method, block_positions, row_positions
 from opsd_train.targets import get_target, log_ratio, normalise
 
 DECOMPOSITION = ("cos_total_ref", "cos_total_it", "norm_ratio")
-VARIANTS = ("", "_centred", "_weighted", "_topk")
+VARIANTS = ("plain", "centred", "weighted", "topk")
 
 
 @torch.no_grad()
@@ -29,7 +29,7 @@ def decomposition(logp: Mapping[str, Tensor], *, top_k: int = 20) -> dict[str, T
     """cos(Δ_total, Δ_ref), cos(Δ_total, Δ_it) and ‖Δ_ref‖/‖Δ_total‖ at each position, in four geometries.
 
     In: log-probabilities (T, V) of student, teacher, reference. Out: (T,) each, dimensionless, named
-    ``cos_total_ref``, ``cos_total_it``, ``norm_ratio`` with suffix ``""`` (all entries alike), ``_centred``
+    ``cos_total_ref``, ``cos_total_it``, ``norm_ratio`` with suffix ``_plain`` (all entries alike), ``_centred``
     (vocabulary mean removed), ``_weighted`` (inner product weighted by the student's probability) and ``_topk``
     (union of the top k of student, teacher and reference). A norm of 0 gives NaN.
     With a = cos(Δ_total, Δ_ref), r = norm_ratio: cos(Δ_total, Δ_it) = (1 − r·a)/√(1 + r² − 2·r·a).
@@ -42,15 +42,12 @@ def decomposition(logp: Mapping[str, Tensor], *, top_k: int = 20) -> dict[str, T
     plain = [total, ref, it]
     centred = [delta - delta.mean(-1, keepdim=True) for delta in plain]
     at, once = _top_union(logp, top_k)
-    geometries = (
-        ("", plain, None),
-        ("_centred", centred, None),
-        ("_weighted", plain, weight),
-        ("_topk", [delta.gather(-1, at) for delta in plain], once),
-    )
+    top = [delta.gather(-1, at) for delta in plain]
+    geometries = ((plain, None), (centred, None), (plain, weight), (top, once))
     found = {}
-    for suffix, deltas, inner in geometries:
-        found |= {name + suffix: value for name, value in zip(DECOMPOSITION, _angles(deltas, inner), strict=True)}
+    for variant, (deltas, inner) in zip(VARIANTS, geometries, strict=True):
+        values = _angles(deltas, inner)
+        found |= {f"{name}_{variant}": value for name, value in zip(DECOMPOSITION, values, strict=True)}
     return found
 
 
