@@ -81,8 +81,8 @@ def chat_prompt_ids(
     """
     parts = _shell(tokenizer, thinking)
     guarded = control_token_ids(tokenizer)
-    if tokenizer.unk_token and tokenizer.unk_token not in user_text:  # any unknown word becomes this token
-        guarded.pop(tokenizer.unk_token_id, None)
+    if str(tokenizer.unk_token) not in user_text:  # any unknown word becomes this token
+        guarded = {i: token for i, token in guarded.items() if i != tokenizer.unk_token_id}
     ids = list(_template(tokenizer, user_text, thinking, tokenize=True))
     if _count(ids, guarded) == sum(_count(_encode(tokenizer, part), guarded) for part in parts):
         return ids
@@ -114,7 +114,7 @@ def _plain_ids(tokenizer: PreTrainedTokenizerBase, text: str, guarded: dict[int,
         start = at
     pieces.append(text[start:])
     ids = [token_id for piece in pieces if piece for token_id in _encode(tokenizer, piece)]
-    if found := sorted({guarded[i] for i in ids if i in guarded} - {tokenizer.unk_token}):
+    if found := sorted({guarded[i] for i in ids if i in guarded} - {str(tokenizer.unk_token)}):
         raise ValueError(
             f"the user text contains the control tokens {found}, which this tokenizer cannot write as plain text; "
             "remove them from the problem's question"
@@ -151,10 +151,11 @@ def _render(tokenizer: PreTrainedTokenizerBase, user_text: str, thinking: bool |
 
 def _template(tokenizer: PreTrainedTokenizerBase, user_text: str, thinking: bool | None, *, tokenize: bool) -> Any:
     _template_source(tokenizer)
-    switch = {} if thinking is None else {"enable_thinking": thinking}
+    options: dict[str, Any] = {} if thinking is None else {"enable_thinking": thinking}
+    if tokenize:
+        options["return_dict"] = False
     messages = [{"role": "user", "content": user_text}]
-    extra = {"return_dict": False} if tokenize else {}
-    return tokenizer.apply_chat_template(messages, tokenize=tokenize, add_generation_prompt=True, **extra, **switch)
+    return tokenizer.apply_chat_template(messages, tokenize=tokenize, add_generation_prompt=True, **options)
 
 
 def _template_source(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -1,1 +1,26 @@
-"""Engines that generate: token ids in, token ids out."""
+"""Engines: the one place that generates text. Token ids in, token ids out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from opsd_eval.engines.base import Completion, Engine, Request, Sampling, row_seed
+from opsd_eval.names import lookup
+
+__all__ = ["ENGINES", "Completion", "Engine", "Request", "Sampling", "load_engine", "row_seed"]
+
+
+def _transformers(model_path: str | Path, **options: Any) -> Engine:
+    """In this process, through transformers: any causal language model, CPU or GPU."""
+    from opsd_eval.engines.transformers_engine import TransformersEngine
+
+    return TransformersEngine.from_path(model_path, **options)
+
+
+ENGINES = {"transformers": _transformers}
+
+
+def load_engine(name: str, model_path: str | Path, **options: Any) -> Engine:
+    """The engine of that name for a model path, hub id or served name; ``options`` are the engine's own."""
+    return lookup("engine", name, ENGINES)(model_path, **options)

@@ -31,7 +31,7 @@ def byte_tokenizer(chat_template=CHATML):
     )  # fmt: skip
 
 
-def tiny_model(kind="qwen3", vocab_size=302, seed=0, **overrides):
+def tiny_model(kind="qwen3", vocab_size=292, seed=0, **overrides):
     """A randomly initialised causal LM of some 100,000 parameters."""
     import torch
     import transformers

@@ -1,0 +1,70 @@
+"""The transformers engine: batched decoding in this process, with weights that may change between calls."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from opsd_eval.engines.base import Completion, Request, Sampling, check_requests
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+class TransformersEngine:
+    """Generates with a loaded transformers (or peft) model; its weights are read anew at every ``generate``.
+
+    ``batch_size`` is the number of rows decoded together (default 64). Tokens beyond the tokenizer's vocabulary
+    (padding rows of the output head) are never sampled and carry no probability.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, batch_size: int | None = None
+    ) -> None:
+        if batch_size is not None and batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}; it must be 1 or more")
+        self.model = model
+        self.tokenizer = tokenizer
+        self.batch_size = batch_size
+        self.vocabulary = min(max(tokenizer.get_vocab().values()) + 1, model.config.get_text_config().vocab_size)
+
+    @classmethod
+    def from_path(
+        cls, path: str | Path, *, adapter: str | Path | None = None, dtype: Any = "auto", device: str | None = None,
+        batch_size: int | None = None, trust_remote_code: bool = False,
+    ) -> TransformersEngine:  # fmt: skip
+        """Load model, tokenizer and adapter from disk or hub; see :func:`opsd_eval.engines.loading.load_model`."""
+        from opsd_eval.engines.loading import load_model, load_tokenizer
+
+        tokenizer = load_tokenizer(path, trust_remote_code=trust_remote_code)
+        model = load_model(
+            path, adapter=adapter, dtype=dtype, device=device, trust_remote_code=trust_remote_code
+        )
+        return cls(model, tokenizer, batch_size=batch_size)
+
+    def stop_ids(self, sampling: Sampling) -> tuple[int, ...]:
+        """Token ids that end a row: the model's end tokens, the tokenizer's, and the caller's."""
+        own = self.model.generation_config.eos_token_id  # type: ignore[union-attr]
+        ends = own if isinstance(own, list) else [own]
+        found = {*ends, self.tokenizer.eos_token_id, *sampling.stop_token_ids}  # type: ignore[misc]
+        return tuple(sorted(i for i in found if isinstance(i, int)))
+
+    def generate(
+        self, requests: Iterable[Request], *, sampling: Sampling, logprobs: bool = False
+    ) -> Iterator[Completion]:
+        """Yield one completion for every request, as rows finish; the model's train/eval mode is put back after."""
+        from opsd_eval.engines.generic import GenericDecoder
+        from opsd_eval.engines.scheduler import decode
+
+        found = check_requests(requests)
+        training = self.model.training
+        self.model.eval()
+        try:
+            decoder = GenericDecoder(self.model, self.vocabulary)
+            yield from decode(
+                decoder, found, sampling=sampling, stop=self.stop_ids(sampling), batch_size=self.batch_size or 64,
+                logprobs=logprobs,
+            )  # fmt: skip
+        finally:
+            self.model.train(training)
