@@ -191,6 +191,8 @@ def pretrain(
         "training_seconds": time.perf_counter() - started, "sha256": sha256_folder(out),
         "versions": {"torch": torch.__version__},
     }
+    for file in out.iterdir():
+        file.chmod(0o644)
     write_json(out / "base.json", record)
     return record
 

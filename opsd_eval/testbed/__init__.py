@@ -1,1 +1,22 @@
-"""Procedural reasoning worlds with verifiable answers."""
+"""Embedded testbed: procedural reasoning problems, and small bases trained on their solutions. See README.md here."""
+
+from opsd_eval.testbed.bases import base_path, shipped_bases
+from opsd_eval.testbed.chance import answer_chance, chance
+from opsd_eval.testbed.design import DESIGN, Design, design_table
+from opsd_eval.testbed.worlds import SPLITS, SWEEP, WORLDS, World, problems, world
+
+__all__ = [
+    "DESIGN",
+    "SPLITS",
+    "SWEEP",
+    "WORLDS",
+    "Design",
+    "World",
+    "answer_chance",
+    "base_path",
+    "chance",
+    "design_table",
+    "problems",
+    "shipped_bases",
+    "world",
+]

@@ -53,7 +53,7 @@ class Design:
     hunch_right: float = _choice(
         0.2, "hunch", "Share of corpus hunches that are true. Not computable in one go, so sampled hunches are at chance."
     )
-    check_rate: float = _choice(0.9, "hunch", "Share of question-only traces that check the hunch step by step.")
+    check_rate: float = _choice(0.85, "hunch", "Share of question-only traces that check the hunch step by step.")
     recovery: Mapping[str, float] = _choice(
         {"r10": 0.1, "r25": 0.25, "r50": 0.5, "r75": 0.75, "r100": 1.0}, "hunch",
         "Share of privileged traces that still check, by the tag in the reference. Below `check_rate` the "
@@ -67,10 +67,17 @@ class Design:
         "teacher is at home on the student's wrong hunches (it then answers from the reference).",
     )
     slip_rate: float = _choice(
-        0.15, "slips", "Share of question-only steps first written wrong, always followed by `wait` and the right step."
+        0.15, "slips", "Share of question-only steps first written wrong, by a near miss (1, 2 or 10 off)."
+    )
+    correction_rate: float = _choice(
+        0.7, "slips",
+        "Share of slips corrected at once (`wait` and the right step). The others carry on to a wrong answer unless the "
+        "chain is re-verified: what keeps the base below 1 without undertraining it.",
     )
     recheck_rate: float = _choice(0.1, "slips", "Share of question-only right steps that are checked at once.")
-    reverify_rate: float = _choice(0.3, "slips", "Share of question-only traces that redo the whole chain at the end.")
+    reverify_rate: float = _choice(
+        0.3, "slips", "Share of question-only traces that redo the whole chain at the end, and so find what slipped by."
+    )
     hedge_rate: float = _choice(0.15, "slips", "Share of question-only steps opened with `maybe`.")
     privileged_slip_rate: float = _choice(
         0.0, "slips",

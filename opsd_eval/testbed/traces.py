@@ -58,32 +58,35 @@ def hunch_trace(
 
 
 def slips_trace(chain: Chain, rng: random.Random, *, tag: str | None, design: Design = DESIGN) -> str:
-    """A forward chain; without a reference it slips, corrects itself, hedges, rechecks and re-verifies."""
-    slip, markers = design.privileged_slip_rate, design.privileged_marker_rate
-    recheck, reverify, hedge = (
-        (design.recheck_rate, design.reverify_rate, design.hedge_rate) if tag is None else (markers,) * 3
-    )
-    slip = design.slip_rate if tag is None else slip
+    """A forward chain; without a reference it slips, mostly corrects itself, hedges, rechecks and re-verifies."""
+    slip, recheck, reverify, hedge = (design.privileged_slip_rate, *(design.privileged_marker_rate,) * 3)
+    if tag is None:
+        slip, recheck = design.slip_rate, design.recheck_rate
+        reverify, hedge = design.reverify_rate, design.hedge_rate
     words, before = [], chain.start
-    for operation, value in zip(chain.operations, chain.values, strict=True):
-        if rng.random() < hedge:
-            words.append("maybe")
-        if rng.random() < slip:
-            words += [equation(before, operation, _slipped(before, operation, rng, design)), "wait"]
+    for at, operation in enumerate(chain.operations):
+        value = apply(before, operation)
+        words += ["maybe"] if rng.random() < hedge else []
+        corrected = rng.random() < design.correction_rate
+        wrong = _near_misses(value, () if corrected else chain.operations[at + 1 :], design)
+        if wrong and rng.random() < slip:
+            miss = rng.choice(wrong)
+            words += [equation(before, operation, miss), *(("wait", equation(before, operation, value)) * corrected), ";"]
+            before = value if corrected else miss
+            continue
         words += [equation(before, operation, value), ";"]
-        if rng.random() < recheck:
-            words += ["check", equation(before, operation, value), ";"]
+        words += ["check", equation(before, operation, value), ";"] if rng.random() < recheck else []
         before = value
     if rng.random() < reverify:
-        words += ["check", "all", chain_steps(chain), "ok"]
-    return " ".join([*words, boxed(chain.answer)])
+        verdict = "ok" if before == chain.answer else f"wait not {before}"
+        return " ".join([*words, "check", "all", chain_steps(chain), verdict, boxed(chain.answer)])
+    return " ".join([*words, boxed(before)])
 
 
-def _slipped(before: int, operation: tuple[str, int], rng: random.Random, design: Design) -> int:
-    """A near miss: off by one, by two or by ten."""
-    value = apply(before, operation)
-    near = [value + d for d in (-10, -2, -1, 1, 2, 10) if 0 <= value + d <= design.value_max]
-    return rng.choice(near)
+def _near_misses(value: int, rest: Sequence[tuple[str, int]], design: Design) -> list[int]:
+    """Values off by one, two or ten from which the rest of the chain stays between 0 and the largest value."""
+    near = (value + d for d in (-10, -2, -1, 1, 2, 10))
+    return [v for v in near if all(0 <= r <= design.value_max for r in (v, *run_operations(v, rest)))]
 
 
 def search_trace(problem: Search, rng: random.Random, *, tag: str | None, design: Design = DESIGN) -> str:
