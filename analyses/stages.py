@@ -1,0 +1,78 @@
+"""What the jobs of an ablation do: train one run; sample, grade and measure one set. Each skips what is done.
+
+Functions at the top of a module, so that a worker process can take them; torch is imported inside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+def warm_up() -> None:
+    """Import what every job needs, once a worker, and keep torch to one thread."""
+    import torch
+
+    import opsd_eval.sampling  # noqa: F401
+    import opsd_train.trainer  # noqa: F401
+
+    torch.set_num_threads(1)
+
+
+def train_run(config: Mapping[str, Any], out: str) -> None:
+    """Train one run to its last step, going on from its newest checkpoint if it was interrupted."""
+    from opsd_train.config import TrainConfig
+    from opsd_train.trainer import train
+
+    train(TrainConfig.from_dict(config), Path(out), resume=(Path(out) / "run.json").exists())
+
+
+def evaluate_set(
+    model_path: str, out: str, *, name: str, benchmark: Mapping[str, Any], draws: int, sampling: Mapping[str, Any],
+    step: int, metrics: list[str] | None = None, level: float = 0.95,
+) -> None:
+    """Sample one benchmark from one checkpoint, grade the completions, measure them."""
+    from opsd_eval.benchmarks import load_benchmark
+    from opsd_eval.engines import load_engine
+    from opsd_eval.engines.base import Sampling
+    from opsd_eval.grading import grade_set
+    from opsd_eval.measure import measure_set
+    from opsd_eval.records import new_run_record, sha256_folder
+    from opsd_eval.sampling import sample_benchmark
+
+    settings = Sampling(**sampling)
+    problems = load_benchmark(benchmark["name"], limit=benchmark["limit"], seed=benchmark["seed"])
+    engine = load_engine("transformers", model_path)
+    model = {"path": portable(model_path), "sha256": sha256_folder(model_path), "adapter": None, "step": step}
+    run = new_run_record(
+        name, "samples", model=model, config={"benchmark": dict(benchmark), "draws": draws}, sampling=dict(sampling),
+        seed=settings.seed,
+    )  # fmt: skip
+    sample_benchmark(
+        engine, problems, n=draws, sampling=settings, out=Path(out), run=run, tokenizer=engine.tokenizer
+    )
+    grade_set(Path(out))
+    measure_set(Path(out), metrics=metrics, level=level)
+
+
+def portable(path: str) -> str:
+    """A path relative to the working folder where possible, so that records do not name a machine's folders."""
+    try:
+        return Path(path).resolve().relative_to(Path.cwd().resolve()).as_posix()
+    except ValueError:
+        return path
+
+
+def is_measured(folder: Path) -> bool:
+    """Whether a sample set went through all three steps (measuring comes last and writes whole files)."""
+    return (folder / "measures.csv").exists() and (folder / "estimates.json").exists()
+
+
+def steps_logged(run: Path) -> int:
+    """Steps in the training log so far, for the progress bar."""
+    try:
+        with (run / "train.jsonl").open("rb") as file:
+            return sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(1 << 16), b""))
+    except OSError:
+        return 0
