@@ -13,8 +13,9 @@ import random
 import re
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,7 @@ def what_is_broken(folder: Path) -> str | None:
 
 @contextmanager
 def whole_folder(final: Path, manifest: Mapping[str, Any]) -> Iterator[Path]:
-    """A temporary folder that becomes ``final``, with its manifest, when the block ends well, and vanishes otherwise."""
+    """A temporary folder that becomes ``final``, with its manifest, when the block ends well; else it vanishes."""
     final.parent.mkdir(parents=True, exist_ok=True)
     temporary = final.parent / f".{final.name}.partial"
     shutil.rmtree(temporary, ignore_errors=True)
@@ -92,11 +93,39 @@ def whole_folder(final: Path, manifest: Mapping[str, Any]) -> Iterator[Path]:
         raise
 
 
-def save_model(folder: Path, policy: Policy) -> None:
-    """Weights (full) or adapter (LoRA) and tokenizer, loadable with ``from_pretrained``."""
-    weights = {name: _whole(tensor) for name, tensor in policy.model.state_dict().items()}
-    policy.model.save_pretrained(folder, state_dict=weights)  # type: ignore[operator]
+@dataclass(frozen=True)
+class Tensors:
+    """What a checkpoint holds of a run: trained weights, optimiser moments (``parameter|key``) and EMA."""
+
+    model: dict[str, Tensor]
+    moments: dict[str, Tensor]
+    ema: dict[str, Tensor] | None
+
+
+def collect(policy: Policy, optimizer: torch.optim.Optimizer) -> Tensors:
+    """Gather the tensors to be saved; every process must call it, sharded tensors are made whole."""
+    kept = policy.model.state_dict() if policy.initial is not None else policy.trained()
+    names = {id(parameter): name for name, parameter in policy.trained().items()}
+    moments = {
+        f"{names[id(parameter)]}|{key}": _whole(value)
+        for parameter, state in optimizer.state.items()
+        for key, value in state.items()
+    }
+    ema = None if policy.ema is None else {name: _whole(tensor) for name, tensor in policy.ema.items()}
+    return Tensors({name: _whole(tensor) for name, tensor in kept.items()}, moments, ema)
+
+
+def write(folder: Path, policy: Policy, tensors: Tensors, random_states: Sequence[Mapping[str, Tensor]]) -> None:
+    """Fill a checkpoint folder; model (or adapter) and tokenizer are loadable with ``from_pretrained``."""
+    from safetensors.torch import save_file
+
+    policy.model.save_pretrained(folder, state_dict=tensors.model)  # type: ignore[operator]
     policy.tokenizer.save_pretrained(folder)
+    save_file({name: t.contiguous() for name, t in tensors.moments.items()}, folder / "optimizer.safetensors")
+    if tensors.ema is not None:
+        save_file({name: t.contiguous() for name, t in tensors.ema.items()}, folder / "ema.safetensors")
+    for process, state in enumerate(random_states):
+        save_file(dict(state), folder / f"rng-{process:05d}.safetensors")
 
 
 def load_model(folder: Path, policy: Policy) -> None:
@@ -117,23 +146,8 @@ def load_model(folder: Path, policy: Policy) -> None:
             _copy_whole(tensor, saved[name])
 
 
-def save_state(folder: Path, policy: Policy, optimizer: torch.optim.Optimizer) -> None:
-    """Optimiser moments and EMA, each tensor under its parameter's name."""
-    from safetensors.torch import save_file
-
-    names = {id(parameter): name for name, parameter in policy.trained().items()}
-    moments = {
-        f"{names[id(parameter)]}|{key}": _whole(value).clone().contiguous()
-        for parameter, state in optimizer.state.items()
-        for key, value in state.items()
-    }
-    save_file(moments, folder / "optimizer.safetensors")
-    if policy.ema is not None:
-        save_file({n: _whole(t).clone().contiguous() for n, t in policy.ema.items()}, folder / "ema.safetensors")
-
-
 def load_state(folder: Path, policy: Policy, optimizer: torch.optim.Optimizer) -> None:
-    """The inverse of :func:`save_state`."""
+    """Put optimiser moments and EMA back."""
     from safetensors.torch import load_file
 
     parameters = policy.trained()
@@ -172,13 +186,6 @@ def set_rng_state(state: Mapping[str, Tensor]) -> None:
     random.setstate((3, tuple(state["python"].tolist()), None if gauss != gauss else gauss))
     if torch.cuda.is_available():
         torch.cuda.set_rng_state_all([state[f"cuda_{i}"] for i in range(torch.cuda.device_count())])
-
-
-def save_rng(folder: Path, state: Mapping[str, Tensor], process: int) -> None:
-    """Write one process's random state."""
-    from safetensors.torch import save_file
-
-    save_file(dict(state), folder / f"rng-{process:05d}.safetensors")
 
 
 def load_rng(folder: Path, process: int) -> None:

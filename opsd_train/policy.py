@@ -22,6 +22,7 @@ from opsd_train.scoring import completion_hidden, frozen_hidden, verify_model
 
 Ids = Sequence[int]
 TESTBED = "testbed:"
+_FILES = "config.json, *.safetensors, tokenizer.json and tokenizer_config.json"
 
 
 class Policy:
@@ -40,7 +41,7 @@ class Policy:
         return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
 
     def update_ema(self) -> None:
-        """ema <- decay · ema + (1 − decay) · student; call after each optimiser step. Nothing to do without EMA."""
+        """Move the EMA: decay · ema + (1 − decay) · student; after each optimiser step. Nothing to do without EMA."""
         if self.ema is not None:
             with torch.no_grad():
                 for name, parameter in self.trained().items():
@@ -113,7 +114,7 @@ def resolve_path(path: str) -> str:
 
 
 def load_tokenizer(config: ModelConfig) -> Any:
-    """The model's tokenizer; without a chat template (its own or ``--model.chat_template``) an error says what to pass."""
+    """The model's tokenizer; one without a chat template, and no ``--model.chat_template``, is an error."""
     from transformers import AutoTokenizer
 
     with _explained(config):
@@ -134,11 +135,12 @@ def load_tokenizer(config: ModelConfig) -> Any:
     return tokenizer
 
 
-def load_policy(config: ModelConfig, method: MethodConfig, *, seed: int, device: Any = "cpu") -> Policy:
-    """Load weights and tokenizer, add the adapter or keep the frozen copy, and check the output head."""
+def load_policy(
+    config: ModelConfig, method: MethodConfig, tokenizer: Any, *, seed: int, device: Any = "cpu"
+) -> Policy:
+    """Load the weights, add the adapter or keep the frozen copy, and check the output head."""
     from transformers import AutoModelForCausalLM
 
-    tokenizer = load_tokenizer(config)
     with _explained(config):
         model = AutoModelForCausalLM.from_pretrained(
             resolve_path(config.path), revision=config.revision, trust_remote_code=config.trust_remote_code,
@@ -188,10 +190,10 @@ def _explained(config: ModelConfig) -> Iterator[None]:
         folder = Path(resolve_path(config.path))
         if folder.is_dir():
             have = ", ".join(sorted(p.name for p in folder.iterdir())[:20]) or "nothing"
-            hint = f"{folder} holds {have}; it needs config.json, *.safetensors, tokenizer.json and tokenizer_config.json"
+            hint = f"{folder} holds {have}; needed are {_FILES}"
         else:
             hint = (
-                f"{config.path!r} is no folder here; without a network, download config.json, *.safetensors, "
-                "tokenizer.json and tokenizer_config.json elsewhere and pass their folder with --model.path"
+                f"{config.path!r} is no folder here; without a network, download {_FILES} "
+                "elsewhere and pass their folder with --model.path"
             )
         raise ValueError(f"cannot load {config.path!r}: {str(error).splitlines()[0]}\n{hint}") from error

@@ -13,7 +13,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from opsd_eval.engines.base import Request, Sampling
 from opsd_eval.records import Problem
+from opsd_train.config import TrainConfig
 
 Prompts = Mapping[str, Sequence[int]]
 
@@ -60,9 +62,49 @@ def step_rows(problems: Sequence[Problem], step: int, *, batch_size: int, draws:
 def _order(seed: int, epoch: int, total: int) -> np.ndarray:
     key = (seed, epoch, total)
     if key not in _ORDERS:
-        _ORDERS.clear() if len(_ORDERS) > 8 else None
+        _ORDERS.clear()
         _ORDERS[key] = np.random.default_rng([seed & 0xFFFFFFFF, epoch]).permutation(total)
     return _ORDERS[key]
 
 
 _ORDERS: dict[tuple[int, int, int], np.ndarray] = {}
+
+
+class Sampler:
+    """Samples the student's completions with an engine, after bringing the engine's weights up to date."""
+
+    def __init__(self, engine: Any, tokenizer: Any, config: TrainConfig, *, sync: Sync | None = None):
+        rollout = config.rollout
+        self.engine, self.tokenizer, self.sync = engine, tokenizer, sync
+        self.sampling = Sampling(
+            temperature=rollout.temperature, top_p=rollout.top_p, top_k=rollout.top_k,
+            max_new_tokens=rollout.max_new_tokens, seed=config.run.seed, stop_token_ids=(tokenizer.eos_token_id,),
+        )  # fmt: skip
+
+    def sample(
+        self, rows: Sequence[Row], prompts: Mapping[str, Prompts], *, step: int, logprobs: bool = False
+    ) -> list[Rollout]:
+        """One rollout for each row, in the order of the rows; ``step`` is the number of optimiser steps done."""
+        if self.sync is not None:
+            self.sync(self.engine, step)
+        requests = [
+            Request(row.problem.problem_id, row.draw, tuple(prompts[row.problem.problem_id]["student"])) for row in rows
+        ]
+        done = {
+            (c.problem_id, c.draw): c
+            for c in self.engine.generate(requests, sampling=self.sampling, logprobs=logprobs)
+        }
+        if missing := [r.problem_id for r in requests if (r.problem_id, r.draw) not in done]:
+            raise RuntimeError(f"the engine returned no completion for {', '.join(missing[:10])}")
+        found = [done[r.problem_id, r.draw] for r in requests]
+        texts = self.tokenizer.batch_decode([c.token_ids for c in found], skip_special_tokens=True)
+        return [
+            Rollout(c.problem_id, c.draw, tuple(c.token_ids), prompts[c.problem_id], c.finish_reason, text, c.logp)
+            for c, text in zip(found, texts, strict=True)
+        ]
+
+
+def micro_batches(rollouts: Sequence[Rollout], size: int) -> list[list[Rollout]]:
+    """Groups of at most ``size`` rollouts, longest first, so that rows of one pass are of similar length."""
+    ordered = sorted(rollouts, key=lambda r: -(len(r.prompts["student"]) + len(r.completion_ids)))
+    return [list(ordered[i : i + size]) for i in range(0, len(ordered), size)]

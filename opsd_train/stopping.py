@@ -14,7 +14,8 @@ class Interrupted(Exception):
     """The run stopped on a signal after saving its state; ``exit_code`` is 128 + the signal's number."""
 
     def __init__(self, signum: int, step: int):
-        super().__init__(f"stopped by {signal.Signals(signum).name} after step {step}; state saved, go on with --resume")
+        name = signal.Signals(signum).name
+        super().__init__(f"stopped by {name} after step {step}; state saved, go on with --resume")
         self.exit_code = 128 + signum
 
 
@@ -64,14 +65,14 @@ class Health:
         """The reason to stop after this step's row of ``train.jsonl``, or ``None``."""
         config = self.config
         limits = {
-            "loss": (config.max_loss, row["loss"] > config.max_loss, "above --run.max_loss"),
-            "entropy": (config.min_entropy, row["entropy"] < config.min_entropy, "below --run.min_entropy"),
-            "loop_rate": (config.max_loop_share, row["loop_rate"] > config.max_loop_share, "above --run.max_loop_share"),
+            "loss": (config.max_loss, row["loss"] > config.max_loss, "above max_loss"),
+            "entropy": (config.min_entropy, row["entropy"] < config.min_entropy, "below min_entropy"),
+            "loop_rate": (config.max_loop_share, row["loop_rate"] > config.max_loop_share, "above max_loop_share"),
         }
         for name, (limit, bad, words) in limits.items():
             self.bad[name] = self.bad[name] + 1 if limit and bad else 0
             if self.bad[name] >= config.patience:
-                return f"{name} {row[name]:.4g} is {words} {limit:g} for {self.bad[name]} steps in a row"
+                return f"{name} {row[name]:.4g} is {words} ({limit:g}) for {self.bad[name]} steps in a row"
         return None
 
 

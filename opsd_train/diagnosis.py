@@ -1,0 +1,118 @@
+"""Diagnoses while training: the decomposition, and whether the engine still samples from the student.
+
+Both run passes of their own on the step's rollouts, before its update, timed apart, and for every arm alike: all
+four roles are scored whatever the target needs, on the first rollouts that fit a fixed budget of tokens.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from opsd_eval.metrics.lexicons import KIM_WORDS
+from opsd_train.diagnostics import DECOMPOSITION, diagnose, summarise
+from opsd_train.head import compute_dtype, head_of, project
+from opsd_train.loss import Method, block_positions
+from opsd_train.objective import frozen_batch
+from opsd_train.policy import Policy
+from opsd_train.rollouts import Rollout
+from opsd_train.scoring import completion_hidden
+from opsd_train.targets import normalise
+
+ROLES = ("teacher", "reference", "base")
+CLASSES = ("marker", "number", "other")
+
+
+def within_budget(rollouts: Sequence[Rollout], tokens: int) -> list[Rollout]:
+    """The first rollouts whose completions together have at most ``tokens`` tokens; always at least one."""
+    kept, used = [], 0
+    for rollout in rollouts:
+        used += len(rollout.completion_ids)
+        if kept and used > tokens:
+            break
+        kept.append(rollout)
+    return kept
+
+
+@torch.no_grad()
+def decompose(
+    policy: Policy, rollouts: Sequence[Rollout], *, method: Method, micro_batch: int
+) -> tuple[dict[str, float], int]:
+    """(means over completion tokens, number of tokens): cosines and norm ratios in four geometries, entropies, KLs.
+
+    Names end in the geometry (``cos_total_ref_plain``); a bracket holds a class of tokens (``kl_from_base[marker]``).
+    """
+    was_training = policy.model.training
+    policy.model.eval()
+    parts: list[dict[str, Tensor]] = []
+    classes: list[int] = []
+    for start in range(0, len(rollouts), micro_batch):
+        few = rollouts[start : start + micro_batch]
+        batch = frozen_batch(policy, few, ROLES)
+        hidden = {"student": completion_hidden(policy.model, batch.prompts("student"), batch.completions)}
+        parts.append(diagnose({**hidden, **batch.frozen_hidden}, policy.heads(ROLES), method=method))
+        classes += [c for r in few for c in token_classes(policy.tokenizer, r.completion_ids)]
+    policy.model.train(was_training)
+    parts = [part for part in parts if part]
+    if not parts:
+        return {}, 0
+    values = {_named(name): torch.cat([part[name] for part in parts]).cpu() for name in parts[0]}
+    return summarise(values, classes=torch.tensor(classes), names=CLASSES), len(classes)
+
+
+def pool(parts: Sequence[tuple[Mapping[str, float], int]]) -> dict[str, float]:
+    """Means of several processes as one, weighted by tokens; NaN parts are left out, counts (``_nan``) add up."""
+    found: dict[str, float] = {}
+    for name in dict.fromkeys(name for values, _ in parts for name in values):
+        known = [(values[name], n) for values, n in parts if name in values and not math.isnan(values[name])]
+        if name.endswith("_nan"):
+            found[name] = sum(value for value, _ in known)
+        else:
+            total = sum(n for _, n in known)
+            found[name] = sum(value * n for value, n in known) / total if total else math.nan
+    return found
+
+
+def _named(name: str) -> str:
+    return f"{name}_plain" if name in DECOMPOSITION else name
+
+
+def token_classes(tokenizer: Any, ids: Sequence[int]) -> list[int]:
+    """Index into :data:`CLASSES` of each token: a published marker word, a token with a digit, anything else."""
+    kinds = []
+    for token in tokenizer.batch_decode([[i] for i in ids]):
+        word = token.strip().lower()
+        kinds.append(0 if word in KIM_WORDS else 1 if any(c.isdigit() for c in word) else 2)
+    return kinds
+
+
+@torch.no_grad()
+def sampled_logp(policy: Policy, rollouts: Sequence[Rollout]) -> Tensor:
+    """The student's log-probability (N,) of each sampled token: raw distribution, temperature 1, packed."""
+    was_training = policy.model.training
+    policy.model.eval()
+    completions = [r.completion_ids for r in rollouts]
+    hidden = completion_hidden(policy.model, [r.prompts["student"] for r in rollouts], completions)
+    policy.model.train(was_training)
+    head = head_of(policy.model, vocab_size=policy.vocab_size)
+    ids = torch.tensor([i for c in completions for i in c], device=hidden.device)
+    dtype, found = compute_dtype(hidden), []
+    step = block_positions(1, head.size, dtype.itemsize)
+    for start in range(0, len(hidden), step):
+        rows = hidden[start : start + step]
+        logits = project(rows, head, out=torch.empty((len(rows), head.size), dtype=dtype, device=hidden.device))
+        found.append(normalise(logits).gather(1, ids[start : start + step, None])[:, 0])
+    return torch.cat(found) if found else hidden.new_zeros(0)
+
+
+def engine_gap(policy: Policy, rollouts: Sequence[Rollout]) -> float:
+    """Mean absolute difference, in nats a token, between the engine's and the trainer's log-probabilities."""
+    theirs = torch.tensor([x for r in rollouts for x in (r.logp or ())], dtype=torch.float64)
+    ours = sampled_logp(policy, rollouts).double().cpu()
+    if theirs.shape != ours.shape:
+        raise ValueError(f"the engine gave {len(theirs)} log-probabilities for {len(ours)} sampled tokens")
+    return float((theirs - ours).abs().mean()) if len(ours) else math.nan
