@@ -90,17 +90,17 @@ class Crossed:
         """Standard error over seeds and problems."""
         return math.sqrt(self.seed_variance + self.problem_variance)
 
-    def weighted_t(self, probability: float) -> float:
-        """Cochran–Cox quantile: the t quantiles of both parts, weighted by their variances."""
+    def weighted_t(self, tail: float) -> float:
+        """Cochran–Cox quantile with this upper tail: the t quantiles of both parts, weighted by their variances."""
         total = self.seed_variance + self.problem_variance
-        by_seed, by_problem = stdtrit(self.seed_df, probability), stdtrit(self.problem_df, probability)
+        by_seed, by_problem = -stdtrit(self.seed_df, tail), -stdtrit(self.problem_df, tail)
         if not total > 0:
             return float(by_seed)
         return float((self.seed_variance * by_seed + self.problem_variance * by_problem) / total)
 
     def half_width(self, level: float) -> float:
         """Half the width of the interval; 0 when nothing varies."""
-        return self.weighted_t((1 + level) / 2) * self.se if self.se > 0 else 0.0
+        return self.weighted_t((1 - level) / 2) * self.se if self.se > 0 else 0.0
 
     def p_value(self) -> float:
         """The level at which the interval just touches 0."""
@@ -109,7 +109,7 @@ class Crossed:
         target, low, high = abs(self.value) / self.se, 0.0, 1.0
         for _ in range(60):
             middle = (low + high) / 2
-            if self.weighted_t(1 - middle / 2) > target:
+            if self.weighted_t(middle / 2) > target:
                 low = middle
             else:
                 high = middle
@@ -211,7 +211,7 @@ def estimate_across_seeds(values: BySeed, *, clusters: Clusters = None, level: f
 def _method_difference(found: Crossed, level: float, sizes: tuple[int, int, int], method: str) -> Difference:
     n_bases, n_problems, n_dropped = sizes
     half = found.half_width(level)
-    mde = (found.weighted_t((1 + level) / 2) + found.weighted_t(POWER)) * found.se
+    mde = (found.weighted_t((1 - level) / 2) + found.weighted_t(1 - POWER)) * found.se
     return Difference(
         found.value, found.value - half, found.value + half, found.p_value(), mde, n_problems, n_dropped, method,
         n_bases, found.seed_sd, "method",

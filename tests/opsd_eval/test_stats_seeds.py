@@ -143,3 +143,14 @@ def test_recovered_fraction_across_seeds():
     checkpoint = stats.recovered_fraction_across_seeds(few, {(0, 0): standard[0, 0]}, {(0, 0): purified[0, 0]})
     plain = stats.recovered_fraction(few[0, 0], standard[0, 0], purified[0, 0])
     assert checkpoint.low == pytest.approx(plain.low) and "these checkpoints only" in checkpoint.method
+
+
+def test_bases_that_agree_exactly():
+    """No variance between bases: the problems' t alone, and a p-value that does not overflow."""
+    found = stats.across_seeds(runs([[1.0, 2.0, 3.0, 4.0]] * 3))
+    assert found.high - found.value == pytest.approx(scipy_stats.t.ppf(0.975, 3) * np.std([1, 2, 3, 4], ddof=1) / 2)
+    assert found.p_value == pytest.approx(scipy_stats.ttest_1samp([1, 2, 3, 4], 0).pvalue)
+    same = stats.across_seeds(runs([[1.0, 1.0]] * 3))
+    assert (same.low, same.high, same.p_value, same.mde) == (1.0, 1.0, 0.0, 0.0)
+    huge = stats.across_seeds(runs([[1e9, 1e9 + 1e-3]] * 3))
+    assert 0 <= huge.p_value < 1e-6
