@@ -22,6 +22,7 @@ from opsd_train.config import (
 )
 
 Recipe = Callable[[], TrainConfig]
+ONE_GPU = "_one_gpu"
 
 _HUB = "hub id from public knowledge, not looked up: check it, and pin --model.revision"
 _DATA = "data set id and columns not looked up: check them, or pass a JSONL file with --data.benchmark jsonl:PATH"
@@ -69,7 +70,9 @@ def smollm2_cpu() -> TrainConfig:
         data=DataConfig(benchmark="reasoning_gym.chain_sum", limit=400, max_prompt_tokens=512),
         rollout=RolloutConfig(max_new_tokens=96, batch_size=16, check_every=5),
         optim=OptimConfig(steps=20, batch_size=8, micro_batch_size=4, lr=1e-4),
-        run=RunConfig(threads=1, checkpoint_every=10, base_kl="every_step", diagnostics_every=5, diagnostics_tokens=512),
+        run=RunConfig(
+            threads=1, checkpoint_every=10, base_kl="every_step", diagnostics_every=5, diagnostics_tokens=512
+        ),
     )  # fmt: skip
 
 
@@ -123,7 +126,7 @@ RECIPES |= {
 }
 RECIPES["official_qwen3_1p7b"] = official_qwen3_1p7b
 RECIPES |= {
-    f"{name}_one_gpu": partial(one_gpu, recipe)
+    f"{name}{ONE_GPU}": partial(one_gpu, recipe)
     for name, recipe in list(RECIPES.items())
     if name not in ("testbed", "smollm2_cpu")
 }
@@ -132,7 +135,11 @@ RECIPES |= {
 def describe(name: str) -> str:
     """One line about a recipe."""
     recipe = RECIPES[name]
-    while isinstance(recipe, partial) and recipe.func is one_gpu:
-        recipe = recipe.args[0]
-    text = (recipe.func if isinstance(recipe, partial) else recipe).__doc__ or ""
-    return text.splitlines()[0] + (" One GPU." if name.endswith("_one_gpu") else "")
+    if not isinstance(recipe, partial):
+        return (recipe.__doc__ or "").splitlines()[0]
+    config = recipe()
+    return (
+        f"{config.method.target} on {config.model.path} and {config.data.benchmark.removeprefix('hf:')}: "
+        f"LoRA {config.model.lora_rank}, lr {config.optim.lr:g}, {config.optim.steps} steps of "
+        f"{config.optim.batch_size} (arXiv 2607.02234)"
+    )
