@@ -11,16 +11,17 @@ from collections.abc import Iterable, Mapping
 from types import ModuleType
 from typing import Any
 
-from opsd_eval.metrics import accuracy, language, markers, outcomes, repetition
-from opsd_eval.metrics.base import CorpusMetric, Metric, MetricFamily, PairMetric
+from opsd_eval.metrics import accuracy, language, markers, outcomes, pairs, repetition, testbed
+from opsd_eval.metrics.base import CorpusMetric, Metric, MetricFamily, PairMetric, SetPairMetric
 from opsd_eval.names import unknown_name
 
 __all__ = [
-    "CORPUS_METRICS", "FAMILIES", "METRICS", "PAIR_METRICS",
-    "CorpusMetric", "Metric", "MetricFamily", "PairMetric", "default_metrics", "expand_metrics",
+    "CORPUS_METRICS", "FAMILIES", "METRICS", "PAIR_METRICS", "SET_PAIR_METRICS",
+    "CorpusMetric", "Metric", "MetricFamily", "PairMetric", "SetPairMetric",
+    "default_metrics", "expand_metrics", "find_metric",
 ]  # fmt: skip
 
-_MODULES: tuple[ModuleType, ...] = (accuracy, outcomes, markers, repetition, language)
+_MODULES: tuple[ModuleType, ...] = (accuracy, outcomes, markers, repetition, language, pairs, testbed)
 
 
 def _registered(attribute: str) -> dict[str, Any]:
@@ -35,6 +36,7 @@ def _registered(attribute: str) -> dict[str, Any]:
 METRICS: Mapping[str, Metric] = _registered("METRICS")
 FAMILIES: Mapping[str, MetricFamily] = _registered("FAMILIES")
 PAIR_METRICS: Mapping[str, PairMetric] = _registered("PAIR_METRICS")
+SET_PAIR_METRICS: Mapping[str, SetPairMetric] = _registered("SET_PAIR_METRICS")
 CORPUS_METRICS: Mapping[str, CorpusMetric] = _registered("CORPUS_METRICS")
 
 
@@ -59,6 +61,11 @@ def expand_metrics(names: Iterable[str] | None, n: int) -> list[Metric]:
         for metric in _by_name(name, n):
             found.setdefault(metric.name, metric)
     return list(found.values())
+
+
+def find_metric(name: str) -> Metric:
+    """One metric by the name of its column (``avg@8``, ``marker_rate``)."""
+    return expand_metrics([name], 1)[0]
 
 
 def _by_name(name: str, n: int) -> list[Metric]:

@@ -61,16 +61,30 @@ class MetricFamily:
 
 @dataclass(frozen=True)
 class PairMetric:
-    """One number per problem about two models: ``compute(problem, base samples, other samples)``."""
+    """One number per problem about two models: ``compute(problem, base samples, other samples)``.
+
+    ``null`` gives the value expected of two equal models; ``None`` where that is not known.
+    """
 
     name: str
     compute: Callable[[Problem, Sequence[Sample], Sequence[Sample]], float]
     better: Better
     default: bool = True
+    null: Callable[[Problem, Sequence[Sample], Sequence[Sample]], float] | None = None
 
     def __call__(self, problem: Problem, base: Sequence[Sample], other: Sequence[Sample]) -> float:
         """The value for one problem; NaN when either side has no samples."""
         return float(self.compute(problem, base, other)) if base and other else NAN
+
+
+@dataclass(frozen=True)
+class SetPairMetric:
+    """One number about two models on a whole set: ``compute(rows)``, a row (n_base, c_base, n_other, c_other)."""
+
+    name: str
+    compute: Callable[[Any], float]
+    better: Better
+    default: bool = True
 
 
 @dataclass(frozen=True)

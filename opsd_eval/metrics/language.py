@@ -63,9 +63,9 @@ _FUNCTION_WORDS = {
     "sv": "och att är det som inte för en ett vi på av med har till den så om kan",
 }
 _LANGUAGES_OF: dict[str, tuple[str, ...]] = {}
-for _language, _words in _FUNCTION_WORDS.items():
-    for _word in _words.split():
-        _LANGUAGES_OF[_word] = (*_LANGUAGES_OF.get(_word, ()), _language)
+for _code, _words in _FUNCTION_WORDS.items():
+    for _function_word in _words.split():
+        _LANGUAGES_OF[_function_word] = (*_LANGUAGES_OF.get(_function_word, ()), _code)
 
 
 @per_text

@@ -1,0 +1,246 @@
+"""Measure a graded sample set: one row a problem (``measures.csv``) and one estimate a metric (``estimates.json``).
+
+Samples are read problem by problem, in worker processes for large sets; memory holds one number per problem and
+metric. Columns that are still valid for the files are kept, so a second run only computes what is new.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from opsd_eval.metrics import expand_metrics
+from opsd_eval.metrics.base import Metric, forget_texts
+from opsd_eval.metrics.markers import counts_words
+from opsd_eval.records import Problem, Sample, read_json, read_problems, write_json, write_text
+from opsd_eval.sample_index import SampleIndex, read_block
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SERIAL_SAMPLES = 3000
+KEYS = ("problem_id", "cluster", "n")
+
+
+@dataclass
+class Measures:
+    """Values of a sample set: problem ids, clusters, draws, and one array of P numbers a metric (NaN: undefined)."""
+
+    problem_ids: list[str]
+    clusters: list[str | None]
+    n: np.ndarray
+    values: dict[str, np.ndarray] = field(default_factory=dict)
+    words: int = 0  # problems whose marker rates count words because token counts are unknown
+
+    def table(self) -> pd.DataFrame:
+        """One row a problem: problem_id, cluster, n, one column a metric."""
+        import pandas as pd
+
+        head = {"problem_id": self.problem_ids, "cluster": self.clusters, "n": self.n}
+        return pd.DataFrame({**head, **self.values})
+
+    def scores(self, metric: str) -> dict[str, float]:
+        """Problem id → value of one metric."""
+        return dict(zip(self.problem_ids, self.values[metric].tolist(), strict=True))
+
+
+def measure_set(
+    path: Path | str,
+    *,
+    metrics: Iterable[str] | None = None,
+    level: float = 0.95,
+    processes: int | None = None,
+    force: bool = False,
+) -> pd.DataFrame:
+    """Measure a graded sample set and write ``measures.csv`` and ``estimates.json``; returns the estimates.
+
+    ``metrics``: names or families (``pass@k``); ``None`` is everything that is quick and needs no model. Columns
+    measured earlier stay as long as the set's files have not changed (``force`` drops them).
+    """
+    import pandas as pd
+
+    folder = Path(path)
+    state = _state(folder)
+    index = SampleIndex(folder)
+    n = int(index.samples.counts().max(initial=0))
+    wanted = expand_metrics(None if metrics is None else list(metrics), n)
+    if metrics is None:
+        wanted = [metric for metric in wanted if any(map(metric.applies, index.problems.values()))]
+    old = None if force else _still_valid(folder, state)
+    measures = old or _empty(index)
+    missing = [metric for metric in wanted if metric.name not in measures.values]
+    if missing:
+        _fill(measures, index, missing, processes=processes)
+    _write_csv(folder / "measures.csv", measures)
+    rows = estimate_rows(measures, index.problems, n=n, level=level)
+    write_json(folder / "estimates.json", {"files": state, "draws": n, "words": measures.words, "rows": rows})
+    return pd.DataFrame(rows)
+
+
+def read_measures(path: Path | str) -> Measures:
+    """The values written by :func:`measure_set`."""
+    source = Path(path) / "measures.csv"
+    try:
+        file = source.open(encoding="utf-8", newline="")
+    except FileNotFoundError:
+        raise ValueError(f"{source}: no such file; run `opsd-eval measure {path}` first") from None
+    with file:
+        reader = csv.reader(file)
+        header = next(reader, [])
+        if tuple(header[:3]) != KEYS:
+            raise ValueError(f"{source}: the columns must start with {', '.join(KEYS)}; got {header[:3]}")
+        rows = list(reader)
+    columns = list(zip(*rows, strict=True)) if rows else [() for _ in header]
+    values = {
+        name: np.array([float(cell) if cell else math.nan for cell in column])
+        for name, column in zip(header[3:], columns[3:], strict=True)
+    }
+    ids, clusters, counts = columns[:3]
+    return Measures(list(ids), [c or None for c in clusters], np.array([int(c) for c in counts], dtype=int), values)
+
+
+def _state(folder: Path) -> list[list[Any]]:
+    """Name, size and time of the files that measures depend on."""
+    found = []
+    for name in ("problems.jsonl", "samples.jsonl", "grades.jsonl", "probes.jsonl"):
+        path = folder / name
+        if path.exists():
+            status = path.stat()
+            found.append([name, status.st_size, status.st_mtime_ns])
+    return found
+
+
+def _still_valid(folder: Path, state: list[list[Any]]) -> Measures | None:
+    estimates = folder / "estimates.json"
+    if not estimates.exists() or not (folder / "measures.csv").exists():
+        return None
+    held = read_json(estimates)
+    if not isinstance(held, Mapping) or held.get("files") != state:
+        return None
+    measures = read_measures(folder)
+    measures.words = int(held.get("words") or 0)
+    return measures
+
+
+def _empty(index: SampleIndex) -> Measures:
+    problems = index.problems.values()
+    return Measures([p.problem_id for p in problems], [p.cluster for p in problems], index.samples.counts())
+
+
+# --- computing --------------------------------------------------------------------------------------------
+
+
+def _fill(measures: Measures, index: SampleIndex, metrics: Sequence[Metric], *, processes: int | None) -> None:
+    """Compute the metrics of every problem into ``measures``."""
+    quick = [metric for metric in metrics if "embeddings" not in metric.needs]
+    for metric in metrics:
+        measures.values[metric.name] = np.full(len(measures.problem_ids), math.nan)
+    if quick:
+        measures.words = 0
+        for number, words, row in _computed(index, quick, processes=processes):
+            measures.words += words
+            for metric, value in zip(quick, row, strict=True):
+                measures.values[metric.name][number] = value
+    if embedded := [metric for metric in metrics if "embeddings" in metric.needs]:
+        from opsd_eval.metrics.embeddings import fill_embedded
+
+        fill_embedded(index, embedded, measures.values)
+
+
+def _computed(
+    index: SampleIndex, metrics: Sequence[Metric], *, processes: int | None
+) -> Iterator[tuple[int, bool, list[float]]]:
+    from tqdm import tqdm
+
+    from opsd_eval.workers import default_processes, run_tasks
+
+    total = int(index.samples.counts().sum())
+    processes = (processes or default_processes()) if total > SERIAL_SAMPLES else 1
+    names = [metric.name for metric in metrics]
+    tasks = ({**index.task(block), "metrics": names} for block in index.blocks())
+    with tqdm(total=len(index.problems), unit="problem", disable=None) as bar:
+        for rows in run_tasks("opsd_eval.measures:measure_block", tasks, processes=processes):
+            bar.update(len(rows))
+            yield from rows
+
+
+@lru_cache(maxsize=4)
+def _problem_list(folder: str, stamp: float) -> list[Problem]:
+    return list(read_problems(folder).values())
+
+
+def measure_block(task: Mapping[str, Any]) -> list[tuple[int, bool, list[float]]]:
+    """(problem number, words stand in for tokens, values) for a block of problems. Runs in a worker process."""
+    folder = Path(task["folder"])
+    problems = _problem_list(task["folder"], (folder / "problems.jsonl").stat().st_mtime)
+    metrics = expand_metrics(task["metrics"], 0)
+    rows = []
+    for number, samples in read_block(task):
+        rows.append((number, counts_words(samples), measure_problem(problems[number], samples, metrics)))
+    forget_texts()
+    return rows
+
+
+def measure_problem(problem: Problem, samples: Sequence[Sample], metrics: Sequence[Metric]) -> list[float]:
+    """The metrics' values for one problem; NaN where a metric is undefined."""
+    return [metric(problem, samples) for metric in metrics]
+
+
+# --- estimates --------------------------------------------------------------------------------------------
+
+
+def estimate_rows(
+    measures: Measures, problems: Mapping[str, Problem], *, n: int, level: float
+) -> list[dict[str, Any]]:
+    """One row a metric: metric, estimate, low, high, method, n_problems, n_dropped, chance."""
+    from opsd_eval.stats import mean_estimate
+
+    clusters = None if all(c is None for c in measures.clusters) else measures.clusters
+    rows = []
+    for metric in expand_metrics(list(measures.values), n):
+        estimate = mean_estimate(measures.values[metric.name], clusters=clusters, level=level)
+        method = estimate.method
+        if measures.words and metric.name.startswith("marker_rate"):
+            method += f"; per 1,000 words in {measures.words} problems (token counts unknown)"
+        rows.append({
+            "metric": metric.name, "estimate": estimate.value, "low": estimate.low, "high": estimate.high,
+            "method": method, "n_problems": estimate.n_problems, "n_dropped": estimate.n_dropped,
+            "chance": _chance(metric, problems, n),
+        })  # fmt: skip
+    return rows
+
+
+def _chance(metric: Metric, problems: Mapping[str, Problem], n: int) -> float | None:
+    """Mean chance level over the problems the metric applies to; ``None`` where any of them has none."""
+    if metric.chance is None:
+        return None
+    total, count = 0.0, 0
+    for problem in problems.values():
+        if metric.applies(problem):
+            value = metric.chance(problem, n)
+            if value != value:
+                return None
+            total += value
+            count += 1
+    return total / count if count else None
+
+
+def _write_csv(path: Path, measures: Measures) -> None:
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow([*KEYS, *measures.values])
+    columns = [values.tolist() for values in measures.values.values()]
+    for at, (problem_id, cluster, n) in enumerate(
+        zip(measures.problem_ids, measures.clusters, measures.n.tolist(), strict=True)
+    ):
+        cells = ["" if column[at] != column[at] else repr(column[at]) for column in columns]
+        writer.writerow([problem_id, cluster or "", n, *cells])
+    write_text(path, buffer.getvalue())
