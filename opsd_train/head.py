@@ -82,12 +82,12 @@ def head_of(model: nn.Module, *, vocab_size: int | None = None) -> Head:
     layer: Any = model.get_output_embeddings()  # type: ignore[operator]
     if layer is None:
         raise ValueError(f"{type(model).__name__} has no output embeddings; pass a causal language model")
-    if hasattr(layer, "base_layer") or not isinstance(getattr(layer, "weight", None), Tensor):
+    if not isinstance(layer, nn.Linear) or not layer.weight.is_floating_point():
         raise ValueError(
-            f"the output head is a {type(layer).__name__}; the chunked loss needs a plain linear layer. "
-            "Leave the output head (lm_head) out of the LoRA target modules and of quantisation."
+            f"the output head is a {type(layer).__name__}; the chunked loss needs a plain linear layer. Leave the "
+            "output head (lm_head) out of the LoRA target modules, of modules_to_save and of quantisation."
         )
-    return Head(layer.weight, getattr(layer, "bias", None), vocab_size)
+    return Head(layer.weight, layer.bias, vocab_size)
 
 
 def real_vocab_size(tokenizer: Any) -> int:

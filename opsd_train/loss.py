@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from opsd_train.divergence import Divergence, token_divergence
 from opsd_train.head import Head, add_head_gradient, compute_dtype, project, project_back, project_roles
@@ -159,10 +160,13 @@ class _BlockLoss(torch.autograd.Function):
         return loss_rows.sum().mul_(job.scale)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Any, ...]:
+        if ctx.grads is None:
+            raise RuntimeError("backward a second time through one chunked loss: its gradients were handed out already")
         scale = grad_outputs[0]
         grads = tuple(None if g is None else g.mul_(scale.to(g.dtype)) for g in ctx.grads)
-        ctx.grads = (None, None, None)
+        ctx.grads = None
         return (*grads, None)
 
 
@@ -185,7 +189,10 @@ def _block(
     if grads[0] is not None:
         grads[0][at] = project_back(logits[0], job.heads["student"]).to(grads[0].dtype)
     if grads[1] is not None or grads[2] is not None:
-        add_head_gradient(logits[0], student_hidden[at], weight=grads[1], bias=grads[2])
+        rows_hidden = hidden["student"].detach()
+        if job.weights is not None:  # a masked token's gradient is 0, and 0 times an infinite state would not be
+            rows_hidden = rows_hidden.masked_fill((job.weights[at] == 0)[:, None], 0.0)
+        add_head_gradient(logits[0], rows_hidden, weight=grads[1], bias=grads[2])
 
 
 def _rows(
@@ -200,8 +207,9 @@ def _rows(
     weights = None if job.weights is None else job.weights[at].to(logits.dtype)
     loss_rows[at] = result.value if weights is None else torch.where(weights == 0, 0.0, result.value * weights)
     if result.grad_logits is not None:
-        scale = job.scale if weights is None else weights[:, None] * job.scale
-        torch.mul(result.grad_logits, scale, out=logits[0])
+        torch.mul(result.grad_logits, job.scale if weights is None else weights[:, None] * job.scale, out=logits[0])
+        if weights is not None:
+            logits[0].masked_fill_((weights == 0)[:, None], 0.0)
     student_prob = student_logp.exp()
     negative_entropy = torch.linalg.vecdot(student_prob, student_logp)
     job.stats["loss"][at] = result.value.float()

@@ -17,7 +17,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from peft import PeftModel
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from opsd_train.head import compute_dtype, head_of, project
 
@@ -27,10 +29,8 @@ _MAX_TOKENS = 16_384  # padded tokens in one forward pass
 
 def backbone_of(model: nn.Module) -> nn.Module:
     """The decoder below the output head of a Hugging Face causal LM, with its LoRA layers if peft-wrapped."""
-    inner: Any = model
-    if hasattr(inner, "get_base_model"):  # peft wraps the model; its layers stay injected in the base model
-        inner = inner.get_base_model()
-    decoder = inner.get_decoder() if hasattr(inner, "get_decoder") else None
+    inner: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    decoder = inner.get_decoder() if isinstance(inner, PreTrainedModel) else None
     if decoder is None or decoder is inner:
         raise ValueError(f"{type(model).__name__} does not name its decoder; pass a Hugging Face causal language model")
     return decoder
@@ -39,8 +39,8 @@ def backbone_of(model: nn.Module) -> nn.Module:
 @contextmanager
 def adapter_disabled(model: nn.Module) -> Iterator[None]:
     """The frozen initial weights of a LoRA model: the same weights with the adapter off. A no-op without peft."""
-    if hasattr(model, "disable_adapter"):
-        with model.disable_adapter():  # type: ignore[operator]
+    if isinstance(model, PeftModel):
+        with model.disable_adapter():
             yield
     else:
         yield
