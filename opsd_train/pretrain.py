@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from opsd_eval.records import sha256_folder, write_json
 from opsd_eval.testbed.chains import Canonical, Search
-from opsd_eval.testbed.design import DESIGN
+from opsd_eval.testbed.design import DESIGN, design_values
 from opsd_eval.testbed.traces import PLAIN, hunch_trace, reference_text, search_trace, slips_trace
 from opsd_eval.testbed.worlds import WORLDS, canonical_problems, world
 
@@ -26,16 +26,17 @@ if TYPE_CHECKING:
 class PretrainConfig:
     """Size of a base and how it is trained; the defaults made the shipped ones."""
 
-    hidden: int = 64
-    layers: int = 3
+    hidden: int = 96
+    layers: int = 2
     heads: int = 4
     kv_heads: int = 2
     head_dim: int = 32
-    mlp: int = 192
-    steps: int = 3000
+    mlp: int = 256
+    steps: int = 1000
     batch: int = 64
+    parts: int = 4
     lr: float = 3e-3
-    warmup: int = 100
+    warmup: int = 50
     weight_decay: float = 0.01
     pool: int = 60_000
     tokens_per_trace: float = 32.0
@@ -105,16 +106,22 @@ def build_model(tokenizer: PreTrainedTokenizerFast, config: PretrainConfig, *, s
     return model
 
 
-def batch_of(
-    rows: Iterator[tuple[list[int], int]], count: int, pad: int
-) -> tuple[torch.Tensor, torch.Tensor]:
+def batch_parts(
+    rows: Iterator[tuple[list[int], int]], config: PretrainConfig, *, pad: int
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """A batch cut into parts of similar length: less padding, and the same gradient because losses are summed."""
+    taken = sorted((next(rows) for _ in range(config.batch)), key=lambda row: len(row[0]))
+    size = -(-config.batch // config.parts)
+    return [padded(taken[at : at + size], pad) for at in range(0, config.batch, size)]
+
+
+def padded(taken: list[tuple[list[int], int]], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
     """(input ids, labels), right-padded; only solution tokens are labelled."""
     import torch
 
-    taken = [next(rows) for _ in range(count)]
     longest = max(len(ids) for ids, _ in taken)
-    inputs = torch.full((count, longest), pad)
-    labels = torch.full((count, longest), -100)
+    inputs = torch.full((len(taken), longest), pad)
+    labels = torch.full((len(taken), longest), -100)
     for row, (ids, prompt) in enumerate(taken):
         inputs[row, : len(ids)] = torch.tensor(ids)
         labels[row, prompt : len(ids)] = torch.tensor(ids[prompt:])
@@ -122,8 +129,10 @@ def batch_of(
 
 
 def trace_loss(model: PreTrainedModel, inputs: torch.Tensor, labels: torch.Tensor, *, scale: float) -> torch.Tensor:
-    """Summed cross-entropy of the labelled tokens (nats) divided by a constant, so that every token of the corpus
-    weighs the same; a mean over the batch's tokens would favour batches of short traces."""
+    """Summed cross-entropy of the labelled tokens (nats) divided by a constant.
+
+    So every token of the corpus weighs the same; a mean over the batch's tokens would favour short traces.
+    """
     from torch.nn.functional import cross_entropy
 
     logits = model(input_ids=inputs).logits[:, :-1]
@@ -148,14 +157,16 @@ def fit(
     losses = []
     progress = trange(config.steps, desc="pretrain", mininterval=2)
     for _ in progress:
-        inputs, labels = batch_of(rows, config.batch, pad)
-        loss = trace_loss(model, inputs, labels, scale=config.batch * config.tokens_per_trace)
         optimizer.zero_grad()
-        loss.backward()
+        total = 0.0
+        for inputs, labels in batch_parts(rows, config, pad=pad):
+            loss = trace_loss(model, inputs, labels, scale=config.batch * config.tokens_per_trace)
+            loss.backward()
+            total += loss.item()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-        losses.append(loss.item())
+        losses.append(total)
         progress.set_postfix(loss=f"{losses[-1]:.3f}", refresh=False)
     model.eval()
     tail = losses[-max(1, len(losses) // 10) :]
@@ -186,15 +197,29 @@ def pretrain(
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
     record = {
-        "world": world_name, "family": place.family, "seed": seed, "training": asdict(config), "design": asdict(DESIGN),
+        "world": world_name, "family": place.family, "seed": seed, "training": asdict(config), "design": design_values(),
         "parameters": sum(p.numel() for p in model.parameters()), "final_loss": loss,
         "training_seconds": time.perf_counter() - started, "sha256": sha256_folder(out),
-        "versions": {"torch": torch.__version__},
+        "rates": base_rates(model, tokenizer, place.family), "versions": {"torch": torch.__version__},
     }
     for file in out.iterdir():
         file.chmod(0o644)
     write_json(out / "base.json", record)
     return record
+
+
+def base_rates(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, family: str) -> dict[str, Any]:
+    """Rates of the finished base, world by world of its family: student on every test split, the others on ``id``."""
+    from opsd_eval.testbed.rates import ROLES, sampled_rates
+
+    found: dict[str, Any] = {}
+    names = [name for name, place in WORLDS.items() if place.family == family]
+    for split in ("id", "longer", "larger", "heldout_mix"):
+        found[f"student.{split}"] = sampled_rates(model, tokenizer, names[0], split=split)
+    for name in names:
+        for role in [role for role in ROLES if role != "student"]:
+            found[f"{name}.{role}.id"] = sampled_rates(model, tokenizer, name, role=role)
+    return found
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

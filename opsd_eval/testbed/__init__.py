@@ -2,7 +2,7 @@
 
 from opsd_eval.testbed.bases import base_path, shipped_bases
 from opsd_eval.testbed.chance import answer_chance, chance
-from opsd_eval.testbed.design import DESIGN, Design, design_table
+from opsd_eval.testbed.design import DESIGN, Design, design_table, design_values
 from opsd_eval.testbed.worlds import SPLITS, SWEEP, WORLDS, World, problems, world
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "base_path",
     "chance",
     "design_table",
+    "design_values",
     "problems",
     "shipped_bases",
     "world",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 
@@ -22,9 +23,9 @@ class Design:
     value_max: int = _choice(99, "problems", "Largest accumulator value; every number is one token, so 100 answers.")
     operand_max: int = _choice(9, "problems", "Operands are one digit.")
     id_value_max: int = _choice(
-        49, "problems", "In-distribution problems stay at or below it; `larger` ones go above it or use a big operand."
+        69, "problems", "In-distribution problems stay at or below it; `larger` ones go above it or use a big operand."
     )
-    id_operand_max: int = _choice(6, "problems", "Largest operand of an in-distribution problem.")
+    id_operand_max: int = _choice(7, "problems", "Largest operand of an in-distribution problem.")
     short_lengths: tuple[int, ...] = _choice((2,), "problems", "Corpus only: easy chains that speed up pretraining.")
     id_lengths: tuple[int, ...] = _choice((3, 4), "problems", "Operations of OPSD-training and in-distribution chains.")
     longer_lengths: tuple[int, ...] = _choice(
@@ -59,6 +60,11 @@ class Design:
         "Share of privileged traces that still check, by the tag in the reference. Below `check_rate` the "
         "teacher un-teaches the check (standard OPSD is expected to hurt), above it the teacher reinforces it "
         "(expected to help): the sign is built in by this number.",
+    )
+    restate_checked: bool = _choice(
+        True, "hunch",
+        "A check (in `slips`: a re-verification) ends by writing again the value it was held against, just before `ok` or "
+        "`wait`; without it a short pretraining learns the share of `wait`, not the comparison.",
     )
     untagged_recovery: float = _choice(0.5, "hunch", "The same share when the reference carries no tag.")
     privileged_hunch_copies: float = _choice(
@@ -101,6 +107,11 @@ class Design:
 DESIGN = Design()
 
 
+def design_values(design: Design = DESIGN) -> dict[str, Any]:
+    """The choices as plain JSON values, as a base's ``base.json`` records them."""
+    return json.loads(json.dumps(asdict(design)))
+
+
 def design_table(design: Design = DESIGN) -> str:
     """The parameter table as Markdown, one row a field in declaration order."""
     rows = ["| group | parameter | value | effect |", "|---|---|---|---|"]
@@ -108,5 +119,4 @@ def design_table(design: Design = DESIGN) -> str:
         value = getattr(design, item.name)
         shown = ", ".join(f"{k} {v:g}" for k, v in value.items()) if isinstance(value, Mapping) else repr(value)
         rows.append(f"| {item.metadata['group']} | `{item.name}` | {shown} | {item.metadata['effect']} |")
-    assert all(f.default is not MISSING or f.default_factory is not MISSING for f in fields(design))
     return "\n".join(rows) + "\n"

@@ -53,8 +53,13 @@ def hunch_trace(
     hunch = chain.answer if rng.random() < right else rng.choice(hunches)
     if rng.random() >= check_rate:
         return f"maybe {hunch} so {boxed(hunch if tag is None else chain.answer)}"
-    verdict = "ok" if hunch == chain.answer else f"wait not {hunch}"
-    return f"maybe {hunch} check {chain_steps(chain)} {verdict} {boxed(chain.answer)}"
+    return f"maybe {hunch} check {chain_steps(chain)} {_verdict(hunch, chain.answer, design)} {boxed(chain.answer)}"
+
+
+def _verdict(before: int, checked: int, design: Design) -> str:
+    """What closes a check: the value it was held against, and whether the two agree."""
+    restated = f"was {before} " if design.restate_checked else ""
+    return restated + ("ok" if before == checked else "wait")
 
 
 def slips_trace(chain: Chain, rng: random.Random, *, tag: str | None, design: Design = DESIGN) -> str:
@@ -78,8 +83,8 @@ def slips_trace(chain: Chain, rng: random.Random, *, tag: str | None, design: De
         words += ["check", equation(before, operation, value), ";"] if rng.random() < recheck else []
         before = value
     if rng.random() < reverify:
-        verdict = "ok" if before == chain.answer else f"wait not {before}"
-        return " ".join([*words, "check", "all", chain_steps(chain), verdict, boxed(chain.answer)])
+        words += ["check", "all", chain_steps(chain), _verdict(before, chain.answer, design)]
+        return " ".join([*words, boxed(chain.answer)])
     return " ".join([*words, boxed(before)])
 
 

@@ -13,7 +13,7 @@ PAD, END, USER, ASSISTANT, UNKNOWN = "<|pad|>", "<|end|>", "<|user|>", "<|assist
 SPECIAL = (PAD, END, USER, ASSISTANT, UNKNOWN)
 WORDS = (
     "start", "find", "x", "in", "is", "?", ",", ":", ";", "+", "-", "*", "=", "maybe", "check", "all", "so", "ok",
-    "wait", "not", "try", "need", "no", "yes", "ref", "\\boxed{", "}",
+    "wait", "was", "try", "need", "no", "yes", "ref", "\\boxed{", "}",
 )  # fmt: skip
 CHAT_TEMPLATE = (
     "{%- for message in messages -%}"

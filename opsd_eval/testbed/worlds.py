@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 import random
-from collections import Counter
 from dataclasses import dataclass
 
 from opsd_eval.names import lookup

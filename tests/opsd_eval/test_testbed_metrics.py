@@ -23,9 +23,9 @@ def value(name, problem, *texts, correct=()):
 
 
 def test_hunch_by_hand():
-    agree = f"maybe 41 check {STEPS} ok \\boxed{{41}}"
-    noticed = f"maybe 7 check {STEPS} wait not 7 \\boxed{{41}}"
-    missed = f"maybe 7 check {STEPS} ok \\boxed{{7}}"
+    agree = f"maybe 41 check {STEPS} was 41 ok \\boxed{{41}}"
+    noticed = f"maybe 7 check {STEPS} was 7 wait \\boxed{{41}}"
+    missed = f"maybe 7 check {STEPS} was 7 ok \\boxed{{7}}"
     skipped = "maybe 41 so \\boxed{41}"
     assert value("p_check", HUNCH, agree, noticed, missed, skipped) == 0.75
     assert value("p_wait_given_mismatch", HUNCH, agree, noticed, missed, skipped) == 0.5
