@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 KL_BASE = "kl_base"
+KL_DIAGNOSED = "diagnostics.kl_from_base"
 VARIANTS = ("plain", "centred", "weighted", "topk")
 VARIANT_TITLES = ("plain (as published)", "centred", "weighted by probability", "top-k union")
 RUN_KEYS = ["base_seed", "train_seed"]
@@ -27,7 +28,8 @@ def series(data: ReportData) -> Figure | None:
     table = series_table(data, metric) if metric else None
     if table is None or table.empty or table["step"].nunique() < 3:
         return None
-    far = not data.training.empty and KL_BASE in data.training
+    logged = with_distance(data.training)
+    far = KL_BASE in logged
     figure, axes = new_figure(len(data.worlds), len(data.splits) + far, height=2.7)
     for at_world, world in enumerate(data.worlds):
         for at_split, split in enumerate(data.splits):
@@ -36,7 +38,7 @@ def series(data: ReportData) -> Figure | None:
             axes[at_world, at_split].set(title=f"{world} · {split}", xlabel="training step")
         if far:
             part = table[(table["world"] == world) & (table["split"] == data.splits[0])]
-            _distance_panel(axes[at_world, -1], part, data, world)
+            _distance_panel(axes[at_world, -1], part, data, logged[logged["world"] == world])
             axes[at_world, -1].set(title=f"{world} · {data.splits[0]}", xlabel="KL from base, nats a token")
     axes[0, 0].set_ylabel(metric)
     legend(figure, axes[0, 0])
@@ -73,10 +75,19 @@ def _with_start(start: pd.DataFrame, part: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([start.assign(step=0), part], ignore_index=True)
 
 
-def _distance_panel(panel: Axes, table: pd.DataFrame, data: ReportData, world: str) -> None:
+def with_distance(training: pd.DataFrame) -> pd.DataFrame:
+    """The training log with ``kl_base`` at every step that measured it, in the loss or in a diagnosis."""
+    if KL_DIAGNOSED not in training:
+        return training
+    diagnosed = training[KL_DIAGNOSED]
+    known = training[KL_BASE].astype(float).fillna(diagnosed) if KL_BASE in training else diagnosed
+    return training.assign(**{KL_BASE: known})
+
+
+def _distance_panel(panel: Axes, table: pd.DataFrame, data: ReportData, logged: pd.DataFrame) -> None:
     """Accuracy against the mean KL from base over the runs of an arm, at the logged step nearest below."""
     colour, marker = plotstyle.colours(data.arms), plotstyle.markers(data.arms)
-    logged = data.training[(data.training["world"] == world) & data.training[KL_BASE].notna()]
+    logged = logged[logged[KL_BASE].notna()]
     for arm in data.arms[1:]:
         means = logged[logged["arm"] == arm].groupby("step")[KL_BASE].mean()
         points = [(0.0, row) for _, row in table[table["arm"] == data.arms[0]].iterrows()]
@@ -101,7 +112,7 @@ def markers_over_training(data: ReportData) -> Figure | None:
 
 def distance(data: ReportData) -> Figure | None:
     """KL of the student from base."""
-    return _over_training(data, {KL_BASE: "KL from base, nats a token"})
+    return _over_training(data, {KL_BASE: "KL from base, nats a token"}, table=with_distance(data.training))
 
 
 def stability(data: ReportData) -> Figure | None:

@@ -69,13 +69,17 @@ def from_study(
     sets = tables.find_sets(study)
     reported = tables.at_step(sets, report_step)
     values = tables.problem_values(sets)
-    settings = replace(settings, clusters=_clusters(values), chances=_chances(reported))
+    draws = _draws(values)
+    settings = replace(
+        settings, clusters=_clusters(values), chances=_chances(reported),
+        directions=directions(set(values["metric"]), draws or 1) | dict(settings.directions),
+    )  # fmt: skip
     paths = {str(s.path) for s in reported}
     rows = scorecard.build_scorecard(values[values["path"].isin(paths)], settings)
     return ReportData(
         title=str(config.get("title") or Path(study).name), arms=settings.arms, rows=rows, sets=sets,
         reported=reported, values=values, outcomes=tables.outcome_shares(sets), training=tables.training(study),
-        settings=settings, config=config, about=about, draws=_draws(values),
+        settings=settings, config=config, about=about, draws=draws,
     )  # fmt: skip
 
 
@@ -98,7 +102,7 @@ def from_sets(paths: Sequence[Path | str], *, margin: float | None = None, level
             notes.append(f"{arm} and {arms[0]} were sampled on different problems: no paired comparison of the two.")
     settings = scorecard.ScorecardSettings(
         arms=arms, contrasts=contrasts, primary=primary, level=level, margins=dict.fromkeys(primary, margin),
-        directions=directions(metrics), clusters=_clusters(values), chances=_chances(sets),
+        directions=directions(metrics, _draws(values) or 1), clusters=_clusters(values), chances=_chances(sets),
         in_distribution=sets[0].split,
     )  # fmt: skip
     config = {"sets": [str(s.path) for s in sets], "level": level, "margin": margin, "primary": primary}
@@ -111,12 +115,15 @@ def from_sets(paths: Sequence[Path | str], *, margin: float | None = None, level
     )  # fmt: skip
 
 
-def directions(metrics: set[str] | Sequence[str]) -> dict[str, str]:
-    """``higher``, ``lower`` or ``neither`` for each measured metric, as the registry declares it."""
-    from opsd_eval.metrics import CORPUS_METRICS, METRICS
+def directions(metrics: set[str] | Sequence[str], n: int) -> dict[str, str]:
+    """``higher``, ``lower`` or ``neither`` for each measured metric, as the registry declares it.
 
-    known = {**METRICS, **CORPUS_METRICS}
-    return {name: known[name].better if name in known else "neither" for name in metrics}
+    A column that no registered metric computes has no better direction.
+    """
+    from opsd_eval.metrics import METRICS, default_metrics
+
+    known = {metric.name: metric.better for metric in [*METRICS.values(), *default_metrics(n)]}
+    return {name: known.get(name, "neither") for name in metrics}
 
 
 def _largest(metrics: set[str], prefix: str) -> str | None:
@@ -125,14 +132,13 @@ def _largest(metrics: set[str], prefix: str) -> str | None:
 
 
 def _same_problems(values: pd.DataFrame, a: str, b: str) -> bool:
-    keys = ["world", "split"]
-    left, right = (values[values["arm"] == arm] for arm in (a, b))
-    shared = set(map(tuple, left[keys].values)) & set(map(tuple, right[keys].values))
-    return bool(shared) and all(
-        set(left.loc[(left[keys] == key).all(axis=1), "problem_id"])
-        == set(right.loc[(right[keys] == key).all(axis=1), "problem_id"])
-        for key in shared
-    )
+    """Whether two arms share a (world, split), and cover the same problems in every one they share."""
+    asked: dict[str, dict[tuple[str, str], set[str]]] = {a: {}, b: {}}
+    for (arm, world, split), part in values.groupby(["arm", "world", "split"]):
+        if arm in asked:
+            asked[arm][world, split] = set(part["problem_id"])
+    shared = asked[a].keys() & asked[b].keys()
+    return bool(shared) and all(asked[a][place] == asked[b][place] for place in shared)
 
 
 def _clusters(values: pd.DataFrame) -> dict[str, str | None] | None:

@@ -50,7 +50,7 @@ def render(
 
     environment = Environment(
         loader=FileSystemLoader(ASSETS), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
+        lstrip_blocks=True, finalize=_no_controls,
     )  # fmt: skip
     script = (ASSETS / "page.js").read_text(encoding="utf-8")
     arm_ids = {arm: f"a{at}" for at, arm in enumerate(data.arms)}
@@ -67,6 +67,11 @@ def render(
              "link": samples.relative_link(s.path / "samples.jsonl", out)} for s in data.reported
         ],
     )  # fmt: skip
+
+
+def _no_controls(value: Any) -> Any:
+    """Every text on the page without control characters; our own markup passes."""
+    return samples.visible(value) if type(value) is str else value
 
 
 # --- the pieces -------------------------------------------------------------------------------------------

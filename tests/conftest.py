@@ -89,13 +89,13 @@ def write_study(
     return study
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_set():
     """:func:`write_set`."""
     return write_set
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_study():
     """:func:`write_study`."""
     return write_study

@@ -1,0 +1,209 @@
+import argparse
+import base64
+import hashlib
+import html.parser
+import json
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from opsd_eval import records, report, report_data, report_page, report_samples, scorecard
+
+ARMS = ("base", "standard", "purified")
+SETTINGS = scorecard.ScorecardSettings(
+    arms=ARMS, contrasts=scorecard.default_contrasts(ARMS), primary=("avg@4",), margins={"avg@4": 0.05},
+    gap_metrics=("avg@4",), out_of_distribution=("longer",),
+)  # fmt: skip
+HOSTILE = (
+    "</pre></article><script>document.title='pwned'</script><img src=x onerror=\"document.title='pwned'\">"
+    "<img src='http://127.0.0.1:9/leak.png'><svg onload=\"document.title='pwned'\"></svg>"
+    "<style>@import 'http://127.0.0.1:9/leak.css'; body{display:none}</style><iframe src='http://127.0.0.1:9/'></iframe>"
+    "{{ 7*7 }} {% raw %} --> ]]> \x00\x1b[2J \u202etxet <meta http-equiv=refresh content='0;url=http://127.0.0.1:9/'>"
+    "<a href='javascript:document.title=1'>x</a> \\boxed{7}"
+)
+
+
+class Tags(html.parser.HTMLParser):
+    """Counts tags and keeps every attribute that could load something."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.counts, self.loads, self.handlers = {}, [], []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attributes):
+        self.counts[tag] = self.counts.get(tag, 0) + 1
+        self.handlers += [name for name, _ in attributes if name.startswith("on")]
+        self.loads += [v for name, v in attributes if name in ("src", "srcset", "data", "action", "background") and v]
+        self.loads += [v for name, v in attributes if name == "href" and tag in ("link", "base", "image", "use")]
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory, make_study):
+    return make_study(tmp_path_factory.mktemp("report") / "demo", n=6, steps=(10, 20), text=HOSTILE)
+
+
+@pytest.fixture(scope="module")
+def data(study):
+    config = {"name": "demo", "note": HOSTILE}
+    return report_data.from_study(study, SETTINGS, config=config, about={"hunch_r10": HOSTILE})
+
+
+@pytest.fixture(scope="module")
+def out(study, data):
+    report.write_report(data, study / "report")
+    return study / "report"
+
+
+def test_the_folder_holds_what_was_promised(out):
+    names = {p.relative_to(out).as_posix() for p in out.rglob("*")}
+    assert {"report.html", "scorecard.json", "scorecard.md", "tables/scorecard.csv", "tables/training.csv",
+            "tables/problem_values.csv", "tables/series.csv", "figures/contrasts.svg"} <= names  # fmt: skip
+    assert not [n for n in names if n.startswith(".") or "/." in n], "a temporary file was left"
+
+
+def test_model_text_is_inert_and_nothing_loads(out):
+    page = (out / "report.html").read_text(encoding="utf-8")
+    tags = Tags(page)
+    assert tags.counts["script"] == 1 and tags.handlers == []
+    assert not {"img", "iframe", "object", "embed", "link", "base"} & set(tags.counts)
+    assert tags.counts["meta"] == 4 and tags.counts["style"] == 1
+    assert all(load.startswith("#") for load in tags.loads)
+    assert "\x00" not in page and "\x1b" not in page
+    assert "{{ 7*7 }}" in page, "model text is data, not a template"
+
+
+def test_the_policy_names_exactly_our_script(out):
+    page = (out / "report.html").read_text(encoding="utf-8")
+    script = re.search(r"<script>(.*)</script>", page, re.DOTALL)[1]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = re.search(r'Content-Security-Policy" content="([^"]+)"', page)[1].replace("&#39;", "'")
+    assert f"script-src 'sha256-{digest}'" in policy and "default-src 'none'" in policy
+
+
+def test_links_lead_somewhere_inside(out, study):
+    page = (out / "report.html").read_text(encoding="utf-8")
+    links = set(re.findall(r'<a href="([^"#][^"]*)"', page))
+    assert any(link.startswith("completions/") for link in links)
+    assert any(link.endswith("samples.jsonl") for link in links)
+    for link in links:
+        assert not re.match(r"[a-zA-Z][a-zA-Z0-9+.-]*:|//", link)
+        assert (out / link).resolve().exists(), link
+    assert "===== standard · draw 3" in (out / "completions" / "0000.txt").read_text(encoding="utf-8")
+
+
+def test_scorecard_and_page_agree(out):
+    rows = json.loads((out / "scorecard.json").read_text())["rows"]
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert len(re.findall(r'class="badge degraded"', page)) >= sum(r["verdict"] == "degraded" for r in rows)
+    assert "These checkpoints only" in page and "Built in." in page
+
+
+def test_the_same_data_give_the_same_bytes(data, out, tmp_path):
+    kept = {p.name: p.read_bytes() for p in out.iterdir() if p.is_file()}
+    report.write_report(data, out)
+    assert {p.name: p.read_bytes() for p in out.iterdir() if p.is_file()} == kept
+
+
+def test_a_failed_write_leaves_the_old_page(data, out, monkeypatch):
+    before = (out / "report.html").read_bytes()
+
+    def broken(*args, **kwargs):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(report_page, "render", broken)
+    with pytest.raises(OSError, match="disk full"):
+        report.write_report(data, out)
+    assert (out / "report.html").read_bytes() == before
+
+
+def test_problems_are_chosen_by_hash_and_the_page_is_bounded(data, monkeypatch):
+    chosen = [s.problem.problem_id for s in report_samples.choose(data)]
+    assert len(chosen) == 12 and chosen == [s.problem.problem_id for s in report_samples.choose(data)]
+    monkeypatch.setattr(report_samples, "PROBLEMS_A_PLACE", 2)
+    assert len(report_samples.choose(data)) == 4
+    assert report_samples.problems_a_place(100, 10) == 1
+
+
+def test_long_texts_are_shortened_and_say_so():
+    text = report_samples.shorten("a" * 2000 + "b" * 9000 + "c" * 1000)
+    assert len(text) < report_samples.MAX_CHARS + 100 and "9,000 characters left out" in text
+    assert text.startswith("a" * 2000) and text.endswith("c" * 1000)
+    assert report_samples.visible("a\x00\ud800\x85\n") == "a␀��\n"
+    assert report_samples.visible(None) == "(no text)"
+
+
+def test_loose_sets_are_compared_with_the_first(tmp_path, make_set):
+    a = make_set(tmp_path / "a")
+    b = make_set(tmp_path / "b", arm="standard")
+    code = report.run(_arguments([str(a), str(b), "--out", str(tmp_path / "out"), "--margin", "0.02"]))
+    assert code == 0
+    rows = json.loads((tmp_path / "out" / "scorecard.json").read_text())["rows"]
+    found = [r for r in rows if r["contrast"] != "level" and r["metric"] == "avg@4"]
+    assert [r["contrast"] for r in found] == ["hunch_r10_standard-hunch_r10_base"]
+    assert found[0]["margin"] == 0.02 and found[0]["verdict"] == "degraded"
+
+
+def test_loose_sets_of_other_problems_keep_their_levels(tmp_path, make_set):
+    a, b = make_set(tmp_path / "a"), make_set(tmp_path / "b", arm="standard", n=5)
+    page = report.report_sets([a, b], tmp_path / "out").read_text(encoding="utf-8")
+    assert "sampled on different problems" in page
+    rows = json.loads((tmp_path / "out" / "scorecard.json").read_text())["rows"]
+    assert {r["contrast"] for r in rows} == {"level"}
+
+
+def test_a_hostile_run_name_is_text(tmp_path, make_set):
+    folder = make_set(tmp_path / "a")
+    run = json.loads((folder / "run.json").read_text()) | {"name": "<script>alert(1)</script>$\\frac{"}
+    records.write_json(folder / "run.json", run)
+    page = report.report_sets([folder], tmp_path / "out").read_text(encoding="utf-8")
+    assert Tags(page).counts["script"] == 1
+
+
+def _arguments(words):
+    parser = argparse.ArgumentParser()
+    report.add_arguments(parser)
+    return parser.parse_args(words)
+
+
+# --- in a browser -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.real
+def test_chromium_runs_no_model_script_searches_and_sends_nothing(out, tmp_path):
+    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("no Chromium on this machine (Debian and Ubuntu: apt-get install chromium)")
+    page = (out / "report.html").read_text(encoding="utf-8")
+    probe = tmp_path / "probe.html"  # the same page and policy, plus one script of ours that drives the filters
+    drive = (
+        "const s=document.querySelector('[name=search]');const seen=()=>document.getElementById('count').textContent;"
+        "const all=seen();s.value='0003';s.dispatchEvent(new Event('input',{bubbles:true}));const found=seen();"
+        "s.value='no such words';s.dispatchEvent(new Event('input',{bubbles:true}));const none=seen();"
+        "s.value='';const o=document.querySelector('[name=outcome]');o.value='loop';"
+        "o.dispatchEvent(new Event('input',{bubbles:true}));"
+        "document.documentElement.dataset.probe=[all,found,none,seen()].join('|');"
+    )
+    digest = base64.b64encode(hashlib.sha256(drive.encode()).digest()).decode()
+    page = page.replace("script-src ", f"script-src &#39;sha256-{digest}&#39; ", 1)
+    probe.write_text(page.replace("</body>", f"<script>{drive}</script></body>"), encoding="utf-8")
+    log = tmp_path / "net.json"
+    dom = subprocess.run(
+        [browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+         "--disable-background-networking", "--disable-component-update", "--disable-sync",
+         f"--user-data-dir={tmp_path / 'profile'}", f"--log-net-log={log}", "--dump-dom", probe.as_uri()],
+        capture_output=True, text=True, timeout=120, check=True,
+    ).stdout  # fmt: skip
+    total, found, none, loops = re.search(r'data-probe="([^"]+)"', dom)[1].split("|")
+    assert (total, found, none) == ("12 of 12 problems", "2 of 12 problems", "0 of 12 problems")
+    expected = sum(dots.count('data-outcome="loop"') > 0 for dots in page.split("<article")[1:])
+    assert loops == f"{expected} of 12 problems"
+    assert "<title>demo</title>" in dom, "a script of the samples changed the title"
+    assert "127.0.0.1:9" not in _urls(log), "a request left the page"
+
+
+def _urls(log):
+    events = json.loads(log.read_text(encoding="utf-8", errors="replace"))["events"]
+    return " ".join(str(e.get("params", {}).get("url", "")) for e in events)
