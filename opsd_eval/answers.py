@@ -111,7 +111,7 @@ _GROUPED = re.compile(r"[+-]?\d{1,3}(?:,\d{3})+(?:\.\d*)?")
 _DECIMAL = re.compile(r"[+-]?(?:\d+\.\d*|\.\d+)")
 _SLASH = re.compile(r"([+-]?\d+)/([+-]?\d+)")
 _FRAC = re.compile(r"([+-]?)\\frac\{([+-]?\d+)\}\{([+-]?\d+)\}")
-_WORDS = re.compile(r"[^\W\d_][^\W\d_'-]+")
+_WORDS = re.compile(r"[^\W\d_][^\W\d_'-]*")
 
 
 def normalise(answer: str) -> str:
@@ -188,7 +188,7 @@ def compare_exactly(gold: str, candidate: str) -> bool | None:
     gold_words, candidate_words = bool(_WORDS.fullmatch(gold)), bool(_WORDS.fullmatch(candidate))
     if gold_words and candidate_words:
         return gold.casefold() == candidate.casefold()
-    if (left is not None and candidate_words) or (right is not None and gold_words):
+    if (left is not None and candidate_words and len(candidate) > 1) or (right is not None and gold_words and gold[1:]):
         return False
     if ":" in gold or ":" in candidate:
         return False

@@ -60,10 +60,10 @@ def measure_set(
     processes: int | None = None,
     force: bool = False,
 ) -> pd.DataFrame:
-    """Measure a graded sample set and write ``measures.csv`` and ``estimates.json``; returns the estimates.
+    """Measure a graded sample set and write ``measures.csv`` and ``estimates.json``; returns the metrics' estimates.
 
     ``metrics``: names or families (``pass@k``); ``None`` is everything that is quick and needs no model. Columns
-    measured earlier stay as long as the set's files have not changed (``force`` drops them).
+    measured earlier stay in the files as long as the set has not changed (``force`` drops them).
     """
     import pandas as pd
 
@@ -82,7 +82,8 @@ def measure_set(
     _write_csv(folder / "measures.csv", measures)
     rows = estimate_rows(measures, index.problems, n=n, level=level)
     write_json(folder / "estimates.json", {"files": state, "draws": n, "words": measures.words, "rows": rows})
-    return pd.DataFrame(rows)
+    names = {metric.name for metric in wanted}
+    return pd.DataFrame([row for row in rows if row["metric"] in names])
 
 
 def read_measures(path: Path | str) -> Measures:
