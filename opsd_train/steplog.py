@@ -70,11 +70,10 @@ class StepSums:
             if source in stats:
                 self.sums[name] += float(stats[source].sum(dtype=torch.float64))
                 self.sums[f"{name}_n"] += stats[source].numel()
-        if not math.isfinite(self.sums["loss"]) and stats:
+        if stats and not bool(loss.isfinite()):
             per_rollout = stats["loss"].split([len(r.completion_ids) for r in rollouts])
-            bad = [not bool(values.isfinite().all()) for values in per_rollout]
-            named = [r.problem_id for r, is_bad in zip(rollouts, bad, strict=True) if is_bad]
-            self.bad_problems += named or [r.problem_id for r in rollouts]
+            pairs = zip(rollouts, per_rollout, strict=True)
+            self.bad_problems += [r.problem_id for r, values in pairs if not bool(values.isfinite().all())]
 
     def add_rollouts(self, rollouts: Sequence[Rollout], problems: Mapping[str, Problem]) -> None:
         """Lengths, endings, loops and markers of this process's rollouts."""

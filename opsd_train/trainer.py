@@ -244,7 +244,7 @@ def find_fault(session: Session, row: dict[str, Any], bad: Sequence[str], rollou
     if math.isfinite(row["loss"]) and math.isfinite(row["grad_norm"]):
         return ""
     what = "gradient" if math.isfinite(row["loss"]) else "loss"
-    mine = list(bad) if what == "loss" else [r.problem_id for r in rollouts]
+    mine = list(bad) if gather_object(list(bad)) else [r.problem_id for r in rollouts]
     named = sorted(set(gather_object(mine)))
     more = f" and {len(named) - 10} more" if len(named) > 10 else ""
     return f"the {what} is not finite on problems {', '.join(named[:10])}{more}"
