@@ -1,0 +1,159 @@
+"""lm-evaluation-harness: ``samples_<task>_<time>.jsonl`` beside ``results_<time>.json``.
+
+One line a document and filter; all K completions are in ``resps`` whatever the filter handed to scoring. The harness
+logs no finish reason, token count or seed, so those stay null. ``doc_hash`` names the problem, because ``doc_id`` can
+be attached to the wrong document when a run used ``--samples``.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from opsd_eval.ingest.base import (
+    Format,
+    IngestLog,
+    Item,
+    Source,
+    files_of,
+    first_row,
+    gold_and_reference,
+    iter_rows,
+    load_json,
+    one_task,
+    prompt_hash,
+    text_or_none,
+)
+from opsd_eval.records import Problem, Sample, problem_from_row, sha256_text
+
+_NAME = re.compile(r"samples_(?P<task>.+?)_(?P<stamp>\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d[.\d]*)\.jsonl")
+_QUESTION_FIELDS = ("question", "problem", "Problem", "Question", "query", "input", "prompt")
+
+
+def _matches(path: Path) -> bool:
+    if path.is_dir():
+        return any(path.rglob("samples_*.jsonl"))
+    return path.suffix == ".jsonl" and {"doc_id", "resps", "arguments"} <= set(first_row(path))
+
+
+def _open(path: Path, task: str | None) -> Source:
+    named = [(p, _NAME.fullmatch(p.name)) for p in files_of(path, "samples_*.jsonl")]
+    tasks = [m["task"] if m else p.stem.removeprefix("samples_") for p, m in named]
+    chosen = one_task(tasks, task, path)
+    found = [pair for pair, name in zip(named, tasks, strict=True) if name == chosen]
+    if len(found) > 1:
+        listed = ", ".join(str(p) for p, _ in found)
+        raise ValueError(f"{path} holds {len(found)} runs of task {chosen}: {listed}. Give one of the files.")
+    samples, match = found[0]
+    results = samples.parent / f"results_{match['stamp']}.json" if match else None
+    if results is None or not results.exists():
+        return Source((samples,), chosen, lambda log: _items(samples, chosen, None, log))
+    log_file = load_json(results)
+    config = (log_file.get("configs") or {}).get(chosen) or {}
+    repeats = config.get("repeats") if isinstance(config.get("repeats"), int) else None
+    return Source(
+        (samples, results), chosen, lambda log: _items(samples, chosen, repeats, log), _facts(log_file, config)
+    )
+
+
+def _facts(log: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    settings = log.get("config") or {}
+    sampling = _sampling(config.get("generation_kwargs") or {})
+    if isinstance(config.get("repeats"), int):
+        sampling["n"] = config["repeats"]
+    return {
+        "model": {"path": log.get("model_name") or settings.get("model"), "args": settings.get("model_args")},
+        "sampling": sampling,
+        "config": {
+            "harness": {"lm_eval": log.get("lm_eval_version"), "transformers": log.get("transformers_version")},
+            "generation_kwargs": config.get("generation_kwargs"), "gen_kwargs": settings.get("gen_kwargs"),
+            "task_version": config.get("metadata", {}).get("version"), "filter_list": config.get("filter_list"),
+            "use_cache": settings.get("use_cache"), "limit": settings.get("limit"),
+            "seeds": {k: settings.get(k) for k in ("random_seed", "numpy_seed", "torch_seed", "fewshot_seed")},
+            "date": log.get("date"), "chat_template_sha": log.get("chat_template_sha"),
+        },
+    }  # fmt: skip
+
+
+def _sampling(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    names = {"temperature": "temperature", "top_p": "top_p", "top_k": "top_k", "max_gen_toks": "max_new_tokens",
+             "max_new_tokens": "max_new_tokens", "seed": "seed"}
+    return {ours: kwargs[theirs] for theirs, ours in names.items() if kwargs.get(theirs) is not None}
+
+
+def _items(path: Path, task: str, repeats: int | None, log: IngestLog) -> Iterator[Item]:
+    seen: dict[tuple[str, Any], tuple[Any, str]] = {}
+    copies: dict[str, int] = {}
+    for number, row in iter_rows(path, log):
+        where = f"{path}:{number}"
+        try:
+            texts = _completions(row)
+            doc: dict[str, Any] = row["doc"] if isinstance(row.get("doc"), dict) else {}
+            document = text_or_none(row.get("doc_hash")) or sha256_text(json.dumps(doc, sort_keys=True))
+            key, digest = (document, row.get("doc_id")), sha256_text("\0".join(texts))
+            if key in seen:
+                if seen[key][0] == row.get("filter") or seen[key][1] != digest:
+                    log.bad(where, f"document {row.get('doc_id')} appears again (an appended run?); the first is kept")
+                continue
+            seen[key] = (row.get("filter"), digest)
+            short = str(document)[:12]
+            copies[short] = copies.get(short, 0) + 1
+            name = f"{task}/{short}" + (f"#{copies[short]}" if copies[short] > 1 else "")
+            if repeats and len(texts) > repeats:
+                log.note(f"more completions than repeats={repeats}: padding of data-parallel ranks, cut off")
+                texts = texts[:repeats]
+            yield _problem(row, doc, task, name), _samples(row, texts, doc, name)
+        except (ValueError, TypeError, KeyError) as error:
+            log.bad(where, error)
+
+
+def _completions(row: Mapping[str, Any]) -> list[str]:
+    resps = row.get("resps")
+    if isinstance(resps, list) and resps and isinstance(resps[0], str):  # older logs of single draws
+        resps = [resps]
+    if not isinstance(resps, list) or len(resps) != 1 or not isinstance(resps[0], list):
+        raise ValueError("resps should hold one list of completions; log-likelihood tasks have none to ingest")
+    if not all(isinstance(text, str) for text in resps[0]):
+        raise ValueError("resps holds something other than text; log-likelihood tasks have no completions to ingest")
+    return resps[0]
+
+
+def _problem(row: Mapping[str, Any], doc: Mapping[str, Any], task: str, name: str) -> Problem:
+    if isinstance(doc.get("problem"), str) and doc.get("problem_id"):  # written by opsd_eval's own tasks
+        try:
+            stored = json.loads(doc["problem"])
+        except ValueError:
+            stored = None
+        if isinstance(stored, dict):
+            return problem_from_row(stored, f"document {row.get('doc_id')}")
+    answer, reference = gold_and_reference(text_or_none(row.get("target")))
+    field = next((f for f in _QUESTION_FIELDS if isinstance(doc.get(f), str) and doc[f].strip()), None)
+    question = doc[field] if field else _prompt(row)
+    if not isinstance(question, str):
+        raise ValueError(f"no question: doc has none of {', '.join(_QUESTION_FIELDS)}, and the prompt is not a text")
+    metadata = {"doc_id": row.get("doc_id"), "doc_hash": row.get("doc_hash"), "question_from": field or "prompt"}
+    return Problem(name, question, answer=answer, reference=reference, benchmark=task, metadata=metadata)
+
+
+def _prompt(row: Mapping[str, Any]) -> Any:
+    arguments = row.get("arguments")
+    if isinstance(arguments, dict):
+        arguments = arguments.get("gen_args_0")
+        return arguments.get("arg_0") if isinstance(arguments, dict) else None
+    if isinstance(arguments, list) and arguments and isinstance(arguments[0], list) and arguments[0]:
+        return arguments[0][0]  # older logs: [[prompt, kwargs]]
+    return None
+
+
+def _samples(row: Mapping[str, Any], texts: list[str], doc: Mapping[str, Any], name: str) -> list[Sample]:
+    own = doc.get("problem_id") if isinstance(doc.get("problem"), str) and doc.get("problem_id") else None
+    prompt = prompt_hash(_prompt(row))
+    return [Sample(str(own or name), draw, text=text, prompt_sha256=prompt) for draw, text in enumerate(texts)]
+
+
+FORMAT = Format(
+    "lm-eval", "lm-evaluation-harness samples_*.jsonl, with results_*.json beside it", "lm_eval 0.4.13", _matches, _open
+)

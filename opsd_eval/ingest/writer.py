@@ -1,0 +1,165 @@
+"""From an opened log to a sample set on disk: append-only, safe to kill and to run again."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from opsd_eval.ingest.base import IngestLog, Item, Source, redact
+from opsd_eval.records import (
+    Problem,
+    Sample,
+    append_jsonl,
+    append_samples,
+    new_run_record,
+    read_jsonl,
+    read_problems,
+    read_run,
+    sha256_text,
+    write_json,
+    write_run,
+)
+
+REPORT = "ingest.json"
+_BATCH_ROWS, _BATCH_CHARS = 2000, 16_000_000
+
+
+@dataclass(frozen=True)
+class IngestReport:
+    """What an ingest did; also written to ``ingest.json``, whose presence says that the ingest ran to its end."""
+
+    format: str
+    out: str
+    n_problems: int
+    n_samples: int
+    n_new: int
+    n_malformed: int
+    malformed: tuple[str, ...]
+    notes: dict[str, int]
+    finished: str
+
+    def __str__(self) -> str:
+        lines = [f"{self.out}: {self.n_problems} problems, {self.n_samples} samples ({self.n_new} new), {self.format}"]
+        if self.n_malformed:
+            lines.append(f"{self.n_malformed} malformed entries left out:")
+            lines += [f"  {text}" for text in self.malformed[:10]]
+            if self.n_malformed > 10:
+                lines.append(f"  … and {self.n_malformed - 10} more; see {REPORT}")
+        lines += [f"note: {text} ({count})" for text, count in self.notes.items()]
+        return "\n".join(lines)
+
+
+def write_set(source: Source, form: str, out: Path, log: IngestLog) -> IngestReport:
+    """Write the sample set, adding only what is new; an ``out`` made from something else is refused."""
+    identity = {"format": form, "benchmark": source.benchmark, "files": [_fingerprint(p) for p in source.files]}
+    _claim(out, identity, source)
+    (out / REPORT).unlink(missing_ok=True)
+    writer = _Writer(out)
+    writer.add(source.items(log), log)
+    report = IngestReport(
+        form, str(out), len(writer.problems), writer.n_kept + writer.n_new, writer.n_new, log.n_malformed,
+        tuple(log.malformed), dict(log.notes), datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    write_json(out / REPORT, asdict(report))
+    return report
+
+
+def _fingerprint(path: Path) -> dict[str, Any]:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return {"name": path.name, "path": str(path.resolve()), "bytes": path.stat().st_size, "sha256": digest.hexdigest()}
+
+
+def _claim(out: Path, identity: dict[str, Any], source: Source) -> None:
+    """Write ``run.json`` before any work, or check that the one there was made from the same log."""
+    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / "run.json").exists())):
+        raise ValueError(f"{out} exists and is no sample set: give a new folder with --out")
+    facts = redact(dict(source.facts))
+    config = {"source": identity, **facts.pop("config", {})}
+    if (out / "run.json").exists():
+        before = (read_run(out).config or {}).get("source")
+        if why := _difference(before, identity):
+            raise ValueError(f"{out} was made from another source: {why}. Give a new folder with --out.")
+    out.mkdir(parents=True, exist_ok=True)
+    write_run(out, new_run_record(out.name, "ingest", config=config, **facts))
+
+
+def _difference(before: Any, now: dict[str, Any]) -> str:
+    """Why the two sources differ; empty if ``now`` is ``before``, possibly with further files."""
+    if not isinstance(before, dict):
+        return "it was not ingested"
+    for key in ("format", "benchmark"):
+        if before.get(key) != now[key]:
+            return f"{key} was {before.get(key)!r}, is {now[key]!r}"
+    present = {(f["name"], f["sha256"]) for f in now["files"]}
+    for file in before.get("files", []):
+        if (file["name"], file["sha256"]) not in present:
+            return f"{file['name']} is missing or has changed since"
+    return ""
+
+
+class _Writer:
+    """Appends problems before their samples, in batches, skipping what is on disk already."""
+
+    def __init__(self, out: Path):
+        self.out = out
+        self.problems: dict[str, str] = {}
+        self.drawn: dict[str, int] = {}  # problem_id: bits set for the draws on disk
+        self.n_kept = self.n_new = 0
+        if (out / "problems.jsonl").exists():
+            self.problems = {key: _digest(value) for key, value in read_problems(out).items()}
+        if (out / "samples.jsonl").exists():
+            for row in read_jsonl(out / "samples.jsonl"):
+                self.drawn[row["problem_id"]] = self.drawn.get(row["problem_id"], 0) | 1 << row["draw"]
+                self.n_kept += 1
+        self.new_problems: list[Problem] = []
+        self.new_samples: list[Sample] = []
+        self.chars = 0
+
+    def add(self, items: Iterable[Item], log: IngestLog) -> None:
+        from tqdm import tqdm
+
+        before = dict(self.drawn)
+        for problem, samples in tqdm(items, desc="ingest", unit=" rows", mininterval=1.0, leave=False):
+            known = self.problems.get(problem.problem_id)
+            if known is None:
+                self.problems[problem.problem_id] = _digest(problem)
+                self.new_problems.append(problem)
+            elif known != _digest(problem):
+                log.bad(f"problem {problem.problem_id!r}", "appears with another question or answer; the first is kept")
+                continue
+            for sample in samples:
+                self._sample(sample, before, log)
+            if len(self.new_samples) >= _BATCH_ROWS or self.chars >= _BATCH_CHARS:
+                self.flush()
+        self.flush()
+
+    def _sample(self, sample: Sample, before: dict[str, int], log: IngestLog) -> None:
+        if sample.draw > 1_000_000:
+            log.bad(f"problem {sample.problem_id!r}", f"draw {sample.draw} is larger than 1,000,000")
+            return
+        bit = 1 << sample.draw
+        if before.get(sample.problem_id, 0) & bit:
+            return  # written by an earlier run of the same ingest
+        if self.drawn.get(sample.problem_id, 0) & bit:
+            log.bad(f"problem {sample.problem_id!r}", f"draw {sample.draw} appears twice; the first is kept")
+            return
+        self.drawn[sample.problem_id] = self.drawn.get(sample.problem_id, 0) | bit
+        self.new_samples.append(sample)
+        self.chars += len(sample.text or "")
+
+    def flush(self) -> None:
+        append_jsonl(self.out / "problems.jsonl", map(asdict, self.new_problems))
+        append_samples(self.out, self.new_samples)
+        self.n_new += len(self.new_samples)
+        self.new_problems, self.new_samples, self.chars = [], [], 0
+
+
+def _digest(problem: Problem) -> str:
+    return sha256_text("\0".join((problem.question, problem.answer or "")))
