@@ -197,7 +197,8 @@ def pretrain(
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
     record = {
-        "world": world_name, "family": place.family, "seed": seed, "training": asdict(config), "design": design_values(),
+        "world": world_name, "family": place.family, "seed": seed,
+        "training": asdict(config), "design": design_values(),
         "parameters": sum(p.numel() for p in model.parameters()), "final_loss": loss,
         "training_seconds": time.perf_counter() - started, "sha256": sha256_folder(out),
         "rates": base_rates(model, tokenizer, place.family), "versions": {"torch": torch.__version__},

@@ -52,7 +52,8 @@ class Design:
         "control stays inside the corpus.",
     )
     hunch_right: float = _choice(
-        0.2, "hunch", "Share of corpus hunches that are true. Not computable in one go, so sampled hunches are at chance."
+        0.2, "hunch",
+        "Share of corpus hunches that are true. Not computable in one go, so sampled hunches are right at chance level.",
     )
     check_rate: float = _choice(0.85, "hunch", "Share of question-only traces that check the hunch step by step.")
     recovery: Mapping[str, float] = _choice(
@@ -63,7 +64,8 @@ class Design:
     )
     restate_checked: bool = _choice(
         True, "hunch",
-        "A check (in `slips`: a re-verification) ends by writing again the value it was held against, just before `ok` or "
+        "A check (in `slips`: a re-verification) ends by writing again the value it was held against, just "
+        "before `ok` or "
         "`wait`; without it a short pretraining learns the share of `wait`, not the comparison.",
     )
     untagged_recovery: float = _choice(0.5, "hunch", "The same share when the reference carries no tag.")
@@ -77,7 +79,8 @@ class Design:
     )
     correction_rate: float = _choice(
         0.7, "slips",
-        "Share of slips corrected at once (`wait` and the right step). The others carry on to a wrong answer unless the "
+        "Share of slips corrected at once (`wait` and the right step). The others carry on to a wrong answer "
+        "unless the "
         "chain is re-verified: what keeps the base below 1 without undertraining it.",
     )
     recheck_rate: float = _choice(0.1, "slips", "Share of question-only right steps that are checked at once.")
@@ -87,11 +90,14 @@ class Design:
     hedge_rate: float = _choice(0.15, "slips", "Share of question-only steps opened with `maybe`.")
     privileged_slip_rate: float = _choice(
         0.0, "slips",
-        "The same four rates in traces that see a reference (which lists every intermediate value). At zero the teacher "
+        "The same four rates in traces that see a reference (which lists every intermediate value). At zero "
+        "the teacher "
         "is a cleaner solver of the same steps: standard OPSD is expected to help, and markers to fall. Built in.",
     )
     privileged_marker_rate: float = _choice(0.0, "slips", "Rechecks, re-verifications and hedges with a reference.")
-    id_candidates: tuple[int, ...] = _choice((3, 4), "search", "Candidates of in-distribution problems (`length` axis).")
+    id_candidates: tuple[int, ...] = _choice(
+        (3, 4), "search", "Candidates of in-distribution problems (`length` axis)."
+    )
     longer_candidates: tuple[int, ...] = _choice((5, 6), "search", "Candidates of `longer` problems.")
     search_operations: int = _choice(2, "search", "Operations applied to each candidate.")
     restate_target: bool = _choice(
@@ -99,7 +105,8 @@ class Design:
     )
     privileged_branch_rate: float = _choice(
         0.0, "search",
-        "Share of traces with a reference that try candidates in random order; the others open with the right one and so "
+        "Share of traces with a reference that try candidates in random order; the others open with the right "
+        "one and so "
         "never abandon a branch. The first candidate cannot be learnt from the question: nothing useful to imitate.",
     )
 

@@ -76,7 +76,8 @@ def slips_trace(chain: Chain, rng: random.Random, *, tag: str | None, design: De
         wrong = _near_misses(value, () if corrected else chain.operations[at + 1 :], design)
         if wrong and rng.random() < slip:
             miss = rng.choice(wrong)
-            words += [equation(before, operation, miss), *(("wait", equation(before, operation, value)) * corrected), ";"]
+            correction = ["wait", equation(before, operation, value)] if corrected else []
+            words += [equation(before, operation, miss), *correction, ";"]
             before = value if corrected else miss
             continue
         words += [equation(before, operation, value), ";"]

@@ -112,7 +112,7 @@ def test_unknown_names_get_the_nearest():
         testbed.problems("slips", "large", 1, 0)
     with pytest.raises(ValueError, match="0 or more"):
         testbed.problems("slips", "id", -1, 0)
-    with pytest.raises(ValueError, match="shipped: .*hunch_r10_s0"):
+    with pytest.raises(ValueError, match=r"shipped: .*hunch_r10_s0"):
         testbed.base_path("hunch_r10", 99)
 
 
