@@ -9,6 +9,9 @@ import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from typing import Any
+
+import numpy as np
 
 from opsd_eval.answers import canonical_answer
 from opsd_eval.metrics.base import NAN, Metric, MetricFamily
@@ -185,49 +188,38 @@ def majority_curve(right: int, wrong: tuple[int, ...], none: int) -> tuple[float
 
     Exact: subsets in which the right answer has m votes, t − 1 wrong answers tie with it and no answer has more are
     counted with a generating polynomial in the subset size, for every m and t, and weighted with 1/t. A subset in
-    which nobody votes scores 0.
+    which nobody votes scores 0. Integers up to 64 draws (and above 1,000, where floats overflow), floats between.
     """
     n = right + sum(wrong) + none
-    totals = [0] * (n + 1)
-    shares = math.lcm(*range(1, len(wrong) + 2))  # keeps 1/t an integer until the last division
+    kind = float if 64 < n <= 1000 else object
+    choose = [np.array([math.comb(size, j) for j in range(size + 1)], dtype=kind) for size in range(n + 1)]
+    shares = math.lcm(*range(1, len(wrong) + 2)) if kind is object else 1  # keeps 1/t an integer
+    totals = np.zeros(n + 1, dtype=kind)
     for m in range(1, right + 1):
         small = none + sum(count for count in wrong if count < m)
         # ways[t] = number of ways by size, t answers tied at m votes (the right one included)
-        ways = {1: _shift([math.comb(small, j) for j in range(small + 1)], m, math.comb(right, m), n)}
-        for count in wrong:
-            if count < m:
-                continue
-            below = [math.comb(count, j) for j in range(m)]
-            following: dict[int, list[int]] = {}
+        ways = {1: _shift(choose[small], m, choose[right][m], n)}
+        for count in (count for count in wrong if count >= m):
+            following: dict[int, np.ndarray] = {}
             for tied, sizes in ways.items():
-                _add(following, tied, _times(sizes, below, n))
-                _add(following, tied + 1, _shift(sizes, m, math.comb(count, m), n))
+                below = _pad(np.convolve(sizes, choose[count][:m]), n)
+                following[tied] = following[tied] + below if tied in following else below
+                following[tied + 1] = _shift(sizes, m, choose[count][m], n)
             ways = following
         for tied, sizes in ways.items():
-            for size, number in enumerate(sizes):
-                totals[size] += number * (shares // tied)
-    return tuple(totals[k] / (shares * math.comb(n, k)) for k in range(1, n + 1))
+            totals = totals + sizes * (shares // tied if kind is object else 1 / tied)
+    return tuple(float(totals[k] / (shares * math.comb(n, k))) for k in range(1, n + 1))
 
 
-def _shift(sizes: Sequence[int], by: int, factor: int, limit: int) -> list[int]:
-    return ([0] * by + [factor * number for number in sizes])[: limit + 1]
+def _shift(sizes: np.ndarray, by: int, factor: Any, n: int) -> np.ndarray:
+    """The polynomial times ``factor`` · x^``by``, up to degree n."""
+    return _pad(np.concatenate([np.zeros(by, dtype=sizes.dtype), sizes * factor]), n)
 
 
-def _times(left: Sequence[int], right: Sequence[int], limit: int) -> list[int]:
-    product = [0] * min(limit + 1, len(left) + len(right) - 1)
-    for i, a in enumerate(left):
-        if a:
-            for j, b in enumerate(right):
-                if i + j < len(product):
-                    product[i + j] += a * b
-    return product
-
-
-def _add(table: dict[int, list[int]], key: int, sizes: list[int]) -> None:
-    held = table.setdefault(key, [])
-    held.extend([0] * (len(sizes) - len(held)))
-    for at, number in enumerate(sizes):
-        held[at] += number
+def _pad(sizes: np.ndarray, n: int) -> np.ndarray:
+    if len(sizes) > n:
+        return sizes[: n + 1]
+    return np.concatenate([sizes, np.zeros(n + 1 - len(sizes), dtype=sizes.dtype)])
 
 
 def maj(k: int) -> Metric:
