@@ -39,8 +39,10 @@ def load_problems(config: DataConfig) -> list[Problem]:
 
     options: dict[str, Any] = {"columns": dict(_pair(c) for c in config.columns)} if config.columns else {}
     found = load_benchmark(config.benchmark, limit=config.limit or None, seed=config.seed, **options)
-    unique = {question_share(p): p for p in reversed(found)}
-    kept = [p for p in reversed(unique.values()) if in_training_share(p, config.train_share)]
+    unique: dict[float, Problem] = {}
+    for problem in found:
+        unique.setdefault(question_share(problem), problem)
+    kept = [p for p in unique.values() if in_training_share(p, config.train_share)]
     if not kept:
         raise ValueError(
             f"{config.benchmark} gave {len(found)} problems, none of which may be trained on: check --data.limit and "

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -42,7 +42,7 @@ class Clock:
 
     def __init__(self) -> None:
         self.start = self.last = time.perf_counter()
-        self.parts = dict.fromkeys(PARTS, 0.0)
+        self.parts: dict[str, float] = dict.fromkeys(PARTS, 0.0)
 
     def __call__(self, part: str) -> None:
         """Book the time since the last booking."""
@@ -60,7 +60,7 @@ class StepSums:
     """Running sums of one step, of this process; :meth:`row` reduces them over all processes."""
 
     def __init__(self) -> None:
-        self.sums: Counter[str] = Counter()
+        self.sums: defaultdict[str, float] = defaultdict(float)
         self.bad_problems: list[str] = []
 
     def add_batch(self, loss: Tensor, stats: Mapping[str, Tensor], rollouts: Sequence[Rollout]) -> None:

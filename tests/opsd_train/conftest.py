@@ -11,10 +11,11 @@ from opsd_train.config import TrainConfig, apply_overrides
 
 torch.set_num_threads(1)
 
-COMMON = """--model.tuning full --model.dtype float32 --model.gradient_checkpointing false
+COMMON = """\
+--model.tuning full --model.dtype float32 --model.gradient_checkpointing false
 --data.benchmark testbed.hunch_r10.train --data.limit 40 --data.max_prompt_tokens 128 --rollout.max_new_tokens 12
 --optim.steps 4 --optim.batch_size 6 --optim.micro_batch_size 3 --optim.lr 1e-2 --run.threads 1
---run.checkpoint_every 2 --run.diagnostics_every 3 --run.diagnostics_tokens 24 --run.base_kl every_step""".split()
+--run.checkpoint_every 2 --run.diagnostics_every 3 --run.diagnostics_tokens 24 --run.base_kl every_step"""
 
 
 @pytest.fixture(scope="session")
@@ -37,7 +38,7 @@ def tiny_model(tmp_path_factory):
 @pytest.fixture
 def config(tiny_model) -> TrainConfig:
     """Purified, full fine-tuning, four steps of six rollouts."""
-    return apply_overrides(TrainConfig(), ["--model.path", str(tiny_model), *COMMON])
+    return apply_overrides(TrainConfig(), ["--model.path", str(tiny_model), *COMMON.split()])
 
 
 def log_rows(out):

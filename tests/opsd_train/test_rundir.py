@@ -39,7 +39,7 @@ def test_the_same_run_needs_resume_and_a_foreign_folder_is_refused(tmp_path):
     with pytest.raises(ValueError, match="kind 'samples'"):
         claim(tmp_path / "set", CONFIG, resume=True, at_step=0)
     append_jsonl(tmp_path / "bare" / "train.jsonl", [{"step": 1}])
-    with pytest.raises(ValueError, match="no run.json"):
+    with pytest.raises(ValueError, match=r"no run\.json"):
         claim(tmp_path / "bare", CONFIG, resume=True, at_step=0)
 
 
