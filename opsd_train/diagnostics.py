@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from opsd_train.head import Head, compute_dtype, project_roles
+from opsd_train.head import Head, compute_dtype, keep_freed_memory, project_roles
 from opsd_train.loss import Method, block_positions, row_positions
 from opsd_train.targets import get_target, log_ratio, normalise
 
@@ -135,6 +135,7 @@ def diagnose(
     by_role = {role: heads.get(role, heads["student"]) for role in roles}
     n, vocab = hidden["student"].shape[0], heads["student"].size
     dtype = compute_dtype(hidden["student"])
+    keep_freed_memory(hidden["student"].device)
     parts: list[dict[str, Tensor]] = []
     step = block_positions(len(roles), vocab, dtype.itemsize)
     for start in range(0, n, step):

@@ -1,7 +1,7 @@
 """Divergences between target and student, entry by entry over the vocabulary, with their slopes.
 
 ``DIVERGENCES[name](target_logp, student_logp, *, weight_on_target=.5) -> Entries(value, slope)``, both (T, V)
-``token_divergence(target_logp, student_logp, divergence, ...) -> TokenDivergence(value (T,), grad_logits (T, V), ...)``
+``token_divergence(target_logp, student_logp, divergence) -> TokenDivergence(value (T,), grad_logits (T, V), ...)``
 
 Legend: T positions, V real vocabulary. ``value`` sums over V to the divergence in nats. ``slope`` is the
 derivative of an entry's value by that entry's *student log-probability*; with q = softmax(z) the gradient by the
@@ -33,14 +33,16 @@ class Entries(NamedTuple):
     slope: Tensor
 
 
-DivergenceFn = Callable[..., Entries]
+DivergenceFn = Callable[..., Entries]  # student_prob = student_logp.exp() may be given to save computing it again
 
 
 def _log_ratio(target_logp: Tensor, student_logp: Tensor) -> Tensor:
     return target_logp.clamp(min=LOGP_FLOOR).sub_(student_logp.clamp(min=LOGP_FLOOR))
 
 
-def forward_kl(target_logp: Tensor, student_logp: Tensor, *, weight_on_target: float = 0.5) -> Entries:
+def forward_kl(
+    target_logp: Tensor, student_logp: Tensor, *, weight_on_target: float = 0.5, student_prob: Tensor | None = None
+) -> Entries:
     """KL(target ‖ student) = Σ_v P(v)·(log P(v) − log Q(v)); ignores ``weight_on_target``.
 
     (T, V) in, nats. An entry may be negative, the row sum is not. Target probability 0 contributes 0.
@@ -51,18 +53,22 @@ def forward_kl(target_logp: Tensor, student_logp: Tensor, *, weight_on_target: f
     return Entries(value, target_prob.neg_())
 
 
-def reverse_kl(target_logp: Tensor, student_logp: Tensor, *, weight_on_target: float = 0.5) -> Entries:
+def reverse_kl(
+    target_logp: Tensor, student_logp: Tensor, *, weight_on_target: float = 0.5, student_prob: Tensor | None = None
+) -> Entries:
     """KL(student ‖ target) = Σ_v Q(v)·(log Q(v) − log P(v)); ignores ``weight_on_target``.
 
     (T, V) in, nats. Student probability 0 contributes 0.
     Source: arXiv 2601.18734 (the reverse limit of its generalized JSD, JSD_λ/(1−λ) at λ → 1). Differs: no.
     """
-    student_prob = student_logp.exp()
+    student_prob = student_logp.exp() if student_prob is None else student_prob
     value = _log_ratio(target_logp, student_logp).neg_().mul_(student_prob)
-    return Entries(value, student_prob.add_(value))
+    return Entries(value, student_prob + value)
 
 
-def jsd(target_logp: Tensor, student_logp: Tensor, *, weight_on_target: float = 0.5) -> Entries:
+def jsd(
+    target_logp: Tensor, student_logp: Tensor, *, weight_on_target: float = 0.5, student_prob: Tensor | None = None
+) -> Entries:
     """Generalized Jensen-Shannon divergence λ·KL(P ‖ M) + (1−λ)·KL(Q ‖ M), M = λP + (1−λ)Q, λ = weight_on_target.
 
     (T, V) in, nats; at λ = .5 symmetric and at most ln 2. Written with d = log P − log Q and
@@ -79,7 +85,7 @@ def jsd(target_logp: Tensor, student_logp: Tensor, *, weight_on_target: float = 
     ratio = _log_ratio(target_logp, student_logp).clamp_(max=_MAX_LOG_RATIO)
     mixture = torch.expm1(ratio).mul_(weight_on_target).log1p_()
     value = ratio.sub_(mixture).mul_(target_logp.exp()).mul_(weight_on_target)
-    slope = mixture.mul_(student_logp.exp()).mul_(weight_on_target - 1.0)
+    slope = mixture.mul_(student_logp.exp() if student_prob is None else student_prob).mul_(weight_on_target - 1.0)
     return Entries(value.add_(slope), slope)
 
 
@@ -125,28 +131,34 @@ class TokenDivergence(NamedTuple):
 
 @torch.no_grad()
 def token_divergence(
-    target_logp: Tensor, student_logp: Tensor, divergence: Divergence, *, gradient: bool = True
+    target_logp: Tensor,
+    student_logp: Tensor,
+    divergence: Divergence,
+    *,
+    student_prob: Tensor | None = None,
+    gradient: bool = True,
 ) -> TokenDivergence:
     """Divergence of each position and its gradient by the student's logits.
 
     ``grad_logits`` = slope − softmax(z)·Σ_v slope, with slope 0 where capped. ``clipped`` is a fraction of the
-    position's V entries under ``per_entry``, 0 or 1 under ``per_token``, 0 under ``none``.
+    position's V entries under ``per_entry``, 0 or 1 under ``per_token``, 0 under ``none``. ``student_prob``: the
+    exponential of ``student_logp`` where the caller has it already.
     """
-    entries = DIVERGENCES[divergence.name](target_logp, student_logp, weight_on_target=divergence.weight_on_target)
-    value, slope = entries.value, entries.slope
+    student_prob = student_logp.exp() if student_prob is None else student_prob
+    value, slope = DIVERGENCES[divergence.name](
+        target_logp, student_logp, weight_on_target=divergence.weight_on_target, student_prob=student_prob
+    )
     limit = math.inf if divergence.clip_at is None else divergence.clip_at
     clipped = torch.zeros_like(value[:, 0])
     if divergence.clip == "per_entry":
         over = value > limit
         clipped = over.to(value.dtype).mean(-1)
-        value, slope = value.clamp(max=limit), slope.masked_fill(over, 0.0)
+        value, slope = value.clamp_(max=limit), slope.masked_fill_(over, 0.0)
     token_value = value.sum(-1)
     if divergence.clip == "per_token":
         over = token_value > limit
         clipped = over.to(value.dtype)
-        token_value, slope = token_value.clamp(max=limit), slope.masked_fill(over[:, None], 0.0)
+        token_value, slope = token_value.clamp_(max=limit), slope.masked_fill_(over[:, None], 0.0)
     if not gradient:
         return TokenDivergence(token_value, None, clipped)
-    # out of place: an entry's value may share memory with its slope, never with its inputs
-    grad_logits = slope.addcmul(student_logp.exp(), slope.sum(-1, keepdim=True), value=-1.0)
-    return TokenDivergence(token_value, grad_logits, clipped)
+    return TokenDivergence(token_value, slope.addcmul_(student_prob, slope.sum(-1, keepdim=True), value=-1.0), clipped)

@@ -22,7 +22,15 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from opsd_train.divergence import Divergence, token_divergence
-from opsd_train.head import Head, add_head_gradient, compute_dtype, project, project_back, project_roles
+from opsd_train.head import (
+    Head,
+    add_head_gradient,
+    compute_dtype,
+    keep_freed_memory,
+    project,
+    project_back,
+    project_roles,
+)
 from opsd_train.targets import LOGP_FLOOR, Target, TargetParams, get_target, normalise
 
 _BLOCK_BYTES = 128 << 20  # logits of all roles for one block of positions
@@ -149,6 +157,7 @@ class _BlockLoss(torch.autograd.Function):
         n, vocab = student_hidden.shape[0], job.heads["student"].size
         loss_rows = student_hidden.new_zeros(n, dtype=dtype)
         _start_stats(job, student_hidden)
+        keep_freed_memory(student_hidden.device)
         step = min(job.chunk or block_positions(1 + len(job.roles), vocab, dtype.itemsize), max(n, 1))
         names = 1 + len(job.roles)
         buffer = torch.empty(names * step * vocab, dtype=dtype, device=student_hidden.device)
@@ -202,15 +211,17 @@ def _rows(
     logp = {name: normalise(logits[i]) for i, name in enumerate(names)}
     student_logp = logp["student"]
     target_logp = job.target.combine({role: logp[role] for role in job.target.needs}, job.method.params)
-    gradient = any(g is not None for g in grads)
-    result = token_divergence(target_logp, student_logp, job.method.divergence, gradient=gradient)
+    student_prob = student_logp.exp()
+    result = token_divergence(
+        target_logp, student_logp, job.method.divergence, student_prob=student_prob,
+        gradient=any(g is not None for g in grads),
+    )  # fmt: skip
     weights = None if job.weights is None else job.weights[at].to(logits.dtype)
     loss_rows[at] = result.value if weights is None else torch.where(weights == 0, 0.0, result.value * weights)
     if result.grad_logits is not None:
         torch.mul(result.grad_logits, job.scale if weights is None else weights[:, None] * job.scale, out=logits[0])
         if weights is not None:
             logits[0].masked_fill_((weights == 0)[:, None], 0.0)
-    student_prob = student_logp.exp()
     negative_entropy = torch.linalg.vecdot(student_prob, student_logp)
     job.stats["loss"][at] = result.value.float()
     job.stats["student_entropy"][at] = -negative_entropy.float()
@@ -224,6 +235,7 @@ def _rows(
 @torch.no_grad()
 def student_entropy(hidden: Tensor, head: Head) -> Tensor:
     """Entropy in nats of softmax(hidden @ weight.T) at each of N positions, (N,) float32, in blocks, no gradient."""
+    keep_freed_memory(hidden.device)
     dtype = compute_dtype(hidden)
     entropy = hidden.new_zeros(hidden.shape[0], dtype=torch.float32)
     step = block_positions(1, head.size, dtype.itemsize)
