@@ -53,7 +53,7 @@ class Design:
     )
     hunch_right: float = _choice(
         0.2, "hunch",
-        "Share of corpus hunches that are true. Not computable in one go, so sampled hunches are right at chance level.",
+        "Share of corpus hunches that are true. Not computable in one go, so sampled hunches are at chance level.",
     )
     check_rate: float = _choice(0.85, "hunch", "Share of question-only traces that check the hunch step by step.")
     recovery: Mapping[str, float] = _choice(
@@ -106,8 +106,8 @@ class Design:
     privileged_branch_rate: float = _choice(
         0.0, "search",
         "Share of traces with a reference that try candidates in random order; the others open with the right "
-        "one and so "
-        "never abandon a branch. The first candidate cannot be learnt from the question: nothing useful to imitate.",
+        "one and so never abandon a branch. The first candidate cannot be learnt from the question: nothing useful "
+        "to imitate.",
     )
 
 
