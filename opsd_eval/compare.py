@@ -123,6 +123,8 @@ def _check_same_problems(a: Measures, b: Measures, names: tuple[str, str]) -> No
 
 def _shared(a: Measures, b: Measures, names: list[str] | None) -> list[str]:
     shared = [name for name in a.values if name in b.values]
+    if a.n.max(initial=0) != b.n.max(initial=0):
+        shared = [name for name in shared if not find_metric(name).equal_n]
     if names is None:
         return shared
     n = int(max(a.n.max(initial=0), b.n.max(initial=0)))

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from types import ModuleType
 from typing import Any
 
-from opsd_eval.metrics import accuracy, language, markers, outcomes, pairs, repetition, testbed
+from opsd_eval.metrics import accuracy, diversity, language, markers, outcomes, pairs, paths, repetition, testbed
 from opsd_eval.metrics.base import CorpusMetric, Metric, MetricFamily, PairMetric, SetPairMetric
 from opsd_eval.names import unknown_name
 
@@ -21,7 +21,9 @@ __all__ = [
     "default_metrics", "expand_metrics", "find_metric",
 ]  # fmt: skip
 
-_MODULES: tuple[ModuleType, ...] = (accuracy, outcomes, markers, repetition, language, pairs, testbed)
+_MODULES: tuple[ModuleType, ...] = (
+    accuracy, outcomes, diversity, paths, markers, repetition, language, pairs, testbed,
+)  # fmt: skip
 
 
 def _registered(attribute: str) -> dict[str, Any]:

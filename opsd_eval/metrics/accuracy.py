@@ -208,7 +208,7 @@ def majority_curve(right: int, wrong: tuple[int, ...], none: int) -> tuple[float
             ways = following
         for tied, sizes in ways.items():
             totals = totals + sizes * (shares // tied if kind is object else 1 / tied)
-    return tuple(float(totals[k] / (shares * math.comb(n, k))) for k in range(1, n + 1))
+    return tuple(min(1.0, float(totals[k] / (shares * math.comb(n, k)))) for k in range(1, n + 1))
 
 
 def _shift(sizes: np.ndarray, by: int, factor: Any, n: int) -> np.ndarray:

@@ -32,7 +32,8 @@ class Metric:
 
     ``needs`` names what must exist beyond text and grades: ``"embeddings"`` (an encoder), ``"probes"``
     (``probes.jsonl``). ``chance(problem, n)`` is the value that guessing would give, ``applies`` says for which
-    problems the metric is defined (elsewhere it is NaN). Metrics with ``default=False`` are measured on request.
+    problems the metric is defined (elsewhere it is NaN). Metrics with ``default=False`` are measured on request;
+    with ``equal_n=True`` the value depends on the number of draws, and only sets with equally many are compared.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Metric:
     chance: Callable[[Problem, int], float] | None = None
     applies: Callable[[Problem], bool] = always
     default: bool = True
+    equal_n: bool = False
 
     def __call__(self, problem: Problem, samples: Sequence[Sample]) -> float:
         """The value for one problem; NaN without samples or where the metric does not apply."""
