@@ -78,7 +78,8 @@ def _strips(data: ReportData, metrics: Sequence[str]) -> Figure | None:
         return None
     lines = -(-len(shown) // MAX_PANELS)
     across = -(-len(shown) // lines)
-    figure, axes = new_figure(len(data.worlds) * lines, across, height=2.3)
+    width = min(10.0, 0.6 + across * (0.9 + 0.75 * len(data.splits)))
+    figure, axes = new_figure(len(data.worlds) * lines, across, width=max(6.5, width), height=2.3)
     for at_world, world in enumerate(data.worlds):
         for at, metric in enumerate(shown):
             panel = axes[at_world * lines + at // across, at % across]

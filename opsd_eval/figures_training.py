@@ -9,9 +9,9 @@ from opsd_eval import plotstyle
 from opsd_eval.plotstyle import INK, LINESTYLES, empty, footnote, legend, new_figure
 from opsd_eval.report_data import ReportData, collapse_onset
 from opsd_eval.report_data import series as series_table
+from opsd_eval.tables import Frame
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -25,8 +25,10 @@ RUN_KEYS = ["base_seed", "train_seed"]
 def series(data: ReportData) -> Figure | None:
     """Accuracy at every checkpoint, and against distance travelled where it was logged."""
     metric = next(iter(data.settings.primary), None)
-    table = series_table(data, metric) if metric else None
-    if table is None or table.empty or table["step"].nunique() < 3:
+    if metric is None:
+        return None
+    table = series_table(data, metric)
+    if table.empty or table["step"].nunique() < 3:
         return None
     logged = with_distance(data.training)
     far = KL_BASE in logged
@@ -47,7 +49,7 @@ def series(data: ReportData) -> Figure | None:
     return figure
 
 
-def _series_panel(panel: Axes, table: pd.DataFrame, data: ReportData, metric: str) -> None:
+def _series_panel(panel: Axes, table: Frame, data: ReportData, metric: str) -> None:
     colour, marker = plotstyle.colours(data.arms), plotstyle.markers(data.arms)
     start = table[table["arm"] == data.arms[0]]
     margin = data.settings.margins.get(metric) or 0.0
@@ -69,13 +71,13 @@ def _series_panel(panel: Axes, table: pd.DataFrame, data: ReportData, metric: st
             panel.plot(onset, at["estimate"], marker="x", markersize=11, markeredgewidth=2.2, color=INK)
 
 
-def _with_start(start: pd.DataFrame, part: pd.DataFrame) -> pd.DataFrame:
+def _with_start(start: Frame, part: Frame) -> Frame:
     import pandas as pd
 
     return pd.concat([start.assign(step=0), part], ignore_index=True)
 
 
-def with_distance(training: pd.DataFrame) -> pd.DataFrame:
+def with_distance(training: Frame) -> Frame:
     """The training log with ``kl_base`` at every step that measured it, in the loss or in a diagnosis."""
     if KL_DIAGNOSED not in training:
         return training
@@ -84,7 +86,7 @@ def with_distance(training: pd.DataFrame) -> pd.DataFrame:
     return training.assign(**{KL_BASE: known})
 
 
-def _distance_panel(panel: Axes, table: pd.DataFrame, data: ReportData, logged: pd.DataFrame) -> None:
+def _distance_panel(panel: Axes, table: Frame, data: ReportData, logged: Frame) -> None:
     """Accuracy against the mean KL from base over the runs of an arm, at the logged step nearest below."""
     colour, marker = plotstyle.colours(data.arms), plotstyle.markers(data.arms)
     logged = logged[logged[KL_BASE].notna()]
@@ -133,27 +135,27 @@ def stability(data: ReportData) -> Figure | None:
     return _over_training(data, titles, table=table)
 
 
-def _over_training(data: ReportData, titles: dict[str, str], *, table: pd.DataFrame | None = None) -> Figure | None:
+def _over_training(data: ReportData, titles: dict[str, str], *, table: Frame | None = None) -> Figure | None:
     """One panel a column of the training log, worlds as rows."""
-    table = data.training if table is None else table
-    shown = [c for c in titles if c in table and table[c].notna().any()]
+    log: Frame = data.training if table is None else table
+    shown = [c for c in titles if c in log and log[c].notna().any()]
     if not shown:
         return None
-    worlds = [w for w in data.worlds if (table["world"] == w).any()]
+    worlds = [w for w in data.worlds if (log["world"] == w).any()]
     across = len(worlds) if len(shown) == 1 else len(shown)
     figure, axes = new_figure(1 if len(shown) == 1 else len(worlds), across, height=2.3)
     for at_world, world in enumerate(worlds):
         for at, column in enumerate(shown):
             panel = axes[0, at_world] if len(shown) == 1 else axes[at_world, at]
-            draw_runs(panel, table[table["world"] == world], column, data.arms)
+            draw_runs(panel, log[log["world"] == world], column, data.arms)
             panel.set_title(f"{titles[column]}\n{world}", fontsize=9)
             panel.set_xlabel("training step")
     legend(figure, axes[0, 0])
-    footnote(figure, _runs_text(table))
+    footnote(figure, _runs_text(log))
     return figure
 
 
-def draw_runs(panel: Axes, table: pd.DataFrame, column: str, arms: Sequence[str], *, linestyle: str = "-",
+def draw_runs(panel: Axes, table: Frame, column: str, arms: Sequence[str], *, linestyle: str = "-",
               label: str = "{arm}") -> None:  # fmt: skip
     """Each run thin, their mean thick and smoothed over a twentieth of the steps."""
     colour = plotstyle.colours(arms)
@@ -171,9 +173,9 @@ def draw_runs(panel: Axes, table: pd.DataFrame, column: str, arms: Sequence[str]
 
 def decomposition(data: ReportData) -> Figure | None:
     """Cosines and norm ratio of Δ_total = Δ_ref + Δ_it, in four weightings of the vocabulary."""
-    columns = {v: [_diagnostic(data, f"{m}_{v}") for m in ("cos_total_ref", "cos_total_it", "norm_ratio")]
-               for v in VARIANTS}  # fmt: skip
-    if data.training.empty or not any(c for found in columns.values() for c in found):
+    names = [f"{m}_{v}" for m in ("cos_total_ref", "cos_total_it", "norm_ratio") for v in VARIANTS]
+    columns = {name: column for name in names if (column := _diagnostic(data, name))}
+    if not columns:
         return None
     worlds = [w for w in data.worlds if (data.training["world"] == w).any()]
     figure, axes = new_figure(2 * len(worlds), len(VARIANTS), height=2.1)
@@ -181,11 +183,11 @@ def decomposition(data: ReportData) -> Figure | None:
         table = data.training[data.training["world"] == world]
         for at, (variant, title) in enumerate(zip(VARIANTS, VARIANT_TITLES, strict=True)):
             top, bottom = axes[2 * at_world, at], axes[2 * at_world + 1, at]
-            for column, name, style in zip(columns[variant], ("Δ_ref", "Δ_it"), LINESTYLES, strict=False):
-                if column:
-                    draw_runs(top, table, column, data.arms, linestyle=style, label=f"{{arm}}: cos(Δ_total, {name})")
-            if columns[variant][2]:
-                draw_runs(bottom, table, columns[variant][2], data.arms)
+            for part, style in zip(("ref", "it"), LINESTYLES, strict=False):
+                if column := columns.get(f"cos_total_{part}_{variant}"):
+                    draw_runs(top, table, column, data.arms, linestyle=style, label=f"{{arm}}: cos(Δ_total, Δ_{part})")
+            if column := columns.get(f"norm_ratio_{variant}"):
+                draw_runs(bottom, table, column, data.arms)
                 bottom.axhline(1, color=INK, linewidth=0.8, linestyle=":")
             else:
                 empty(bottom)
@@ -203,6 +205,6 @@ def _diagnostic(data: ReportData, name: str) -> str | None:
     return found[0] if found else None
 
 
-def _runs_text(table: pd.DataFrame) -> str:
+def _runs_text(table: Frame) -> str:
     runs = table.drop_duplicates(["world", "arm", *RUN_KEYS]).groupby(["world", "arm"]).size()
     return f"thin: each of {runs.max()} runs an arm; thick: their mean"

@@ -23,10 +23,11 @@ OUTCOME_COLOURS = {
     "wrong": "#b8bcc2",
 }  # fmt: skip
 INK, GRID = "#24292e", "#d8dce1"
+PAGE_SCALE = 1.5  # CSS pixels on the page for each point of the drawing
 LINESTYLES = ("-", "--", ":", "-.")
 # On the page these colours become CSS variables, so that one drawing serves light and dark.
 THEMED = {INK: "ink", GRID: "line"} | {c: f"arm-{name}" for name, c in ARM_COLOURS.items()}
-RC = {
+RC: Any = {
     "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"], "font.size": 9.5, "axes.titlesize": 10.5,
     "axes.titleweight": "bold", "axes.titlelocation": "left", "axes.labelsize": 9.5, "axes.edgecolor": GRID,
     "axes.labelcolor": INK, "axes.titlecolor": INK, "text.color": INK, "xtick.color": INK, "ytick.color": INK,
@@ -100,7 +101,7 @@ def inline_svg(document: str, *, prefix: str) -> str:
     """An SVG document as an element for our page: ids made unique, theme colours as CSS variables, page's font."""
     svg = document[document.index("<svg") :]
     svg = re.sub(r"<(metadata|style)\b.*?</\1>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'<svg [^>]*viewBox="([^"]+)"[^>]*>', r'<svg class="plot" viewBox="\1" role="img">', svg, count=1)
+    svg = re.sub(r'<svg [^>]*viewBox="([^"]+)"[^>]*>', _opening, svg, count=1)
     svg = re.sub(r'\bid="', f'id="{prefix}-', svg)
     svg = re.sub(r'(xlink:href="|url\()#', rf"\1#{prefix}-", svg).replace("xlink:href", "href")
     svg = re.sub(r'\bd="[^"]*"', _short_path, svg)
@@ -108,6 +109,11 @@ def inline_svg(document: str, *, prefix: str) -> str:
         svg = re.sub(rf"(?<=: ){colour}\b", f"var(--{name})", svg)
     svg = re.sub(r"font-family: '[^;\"]*; ?", "", svg)
     return re.sub(r"(\d(?:px)?) '[^;\"]*", r"\1 var(--sans)", re.sub(r">\s+<", "><", svg))
+
+
+def _opening(match: re.Match[str]) -> str:
+    width = float(match[1].split()[2]) * PAGE_SCALE
+    return f'<svg class="plot" viewBox="{match[1]}" style="max-width: {width:.0f}px" role="img">'
 
 
 def _short_path(path: re.Match[str]) -> str:

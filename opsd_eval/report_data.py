@@ -6,13 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from opsd_eval import scorecard, stats, tables
 from opsd_eval.records import RunRecord, read_run
-
-if TYPE_CHECKING:
-    import pandas as pd
+from opsd_eval.tables import Frame
 
 
 @dataclass(frozen=True)
@@ -28,9 +26,9 @@ class ReportData:
     rows: Sequence[Mapping[str, Any]]
     sets: Sequence[tables.SetInfo]
     reported: Sequence[tables.SetInfo]
-    values: pd.DataFrame
-    outcomes: pd.DataFrame
-    training: pd.DataFrame
+    values: Frame
+    outcomes: Frame
+    training: Frame
     settings: scorecard.ScorecardSettings
     config: Mapping[str, Any] = field(default_factory=dict)
     about: Mapping[str, str] = field(default_factory=dict)
@@ -94,6 +92,7 @@ def from_sets(paths: Sequence[Path | str], *, margin: float | None = None, level
     arms = list(dict.fromkeys(s.arm for s in sets))
     metrics = set(values["metric"])
     primary = [m for m in (_largest(metrics, "avg@"), _largest(metrics, "pass@")) if m]
+    margins = {} if margin is None else dict.fromkeys(primary, margin)
     notes, contrasts = [], []
     for arm in arms[1:]:
         if _same_problems(values, arms[0], arm):
@@ -101,7 +100,7 @@ def from_sets(paths: Sequence[Path | str], *, margin: float | None = None, level
         else:
             notes.append(f"{arm} and {arms[0]} were sampled on different problems: no paired comparison of the two.")
     settings = scorecard.ScorecardSettings(
-        arms=arms, contrasts=contrasts, primary=primary, level=level, margins=dict.fromkeys(primary, margin),
+        arms=arms, contrasts=contrasts, primary=primary, level=level, margins=margins,
         directions=directions(metrics, _draws(values) or 1), clusters=_clusters(values), chances=_chances(sets),
         in_distribution=sets[0].split,
     )  # fmt: skip
@@ -131,7 +130,7 @@ def _largest(metrics: set[str], prefix: str) -> str | None:
     return max(found, key=lambda m: int(m[len(prefix) :]), default=None)
 
 
-def _same_problems(values: pd.DataFrame, a: str, b: str) -> bool:
+def _same_problems(values: Frame, a: str, b: str) -> bool:
     """Whether two arms share a (world, split), and cover the same problems in every one they share."""
     asked: dict[str, dict[tuple[str, str], set[str]]] = {a: {}, b: {}}
     for (arm, world, split), part in values.groupby(["arm", "world", "split"]):
@@ -141,7 +140,7 @@ def _same_problems(values: pd.DataFrame, a: str, b: str) -> bool:
     return bool(shared) and all(asked[a][place] == asked[b][place] for place in shared)
 
 
-def _clusters(values: pd.DataFrame) -> dict[str, str | None] | None:
+def _clusters(values: Frame) -> dict[str, str | None] | None:
     if "cluster" not in values or values["cluster"].isna().all():
         return None
     unique = values.drop_duplicates("problem_id")
@@ -159,14 +158,14 @@ def _chances(sets: Sequence[tables.SetInfo]) -> dict[tuple[str, str, str], float
     return found
 
 
-def _draws(values: pd.DataFrame) -> int | None:
+def _draws(values: Frame) -> int | None:
     return int(values["n"].max()) if "n" in values and values["n"].notna().any() else None
 
 
 # --- what figures compute -----------------------------------------------------------------------------------
 
 
-def series(data: ReportData, metric: str) -> pd.DataFrame:
+def series(data: ReportData, metric: str) -> Frame:
     """Level and difference from the baseline at every evaluated checkpoint, with intervals over problems (and seeds).
 
     Columns: world, split, arm, step, estimate, low, high, difference, difference_low, difference_high, n_problems,
@@ -186,14 +185,14 @@ def series(data: ReportData, metric: str) -> pd.DataFrame:
     return pd.DataFrame(found)
 
 
-def _arm_series(place: dict[str, Any], rows: pd.DataFrame, start: Any, data: ReportData) -> list[dict[str, Any]]:
+def _arm_series(place: dict[str, Any], rows: Frame, start: Any, data: ReportData) -> list[dict[str, Any]]:
     found = []
     for step, at_step in rows.groupby("step", dropna=False):
         values = scorecard.by_seed(at_step)
         level = stats.estimate_across_seeds(values, clusters=data.settings.clusters, level=data.settings.level)
         row = {**place, "step": step, "estimate": level.value, "low": level.low, "high": level.high}
         row |= {"n_problems": level.n_problems, "n_seeds": len(values)}
-        if start is not None and place["arm"] != data.arms[0]:
+        if start is not None and (place["arm"], data.arms[0]) in data.settings.contrasts:
             pairs = scorecard.paired(values, start)
             change = stats.across_seeds(pairs, clusters=data.settings.clusters, level=data.settings.level)
             row |= {"difference": change.value, "difference_low": change.low, "difference_high": change.high}
@@ -201,7 +200,7 @@ def _arm_series(place: dict[str, Any], rows: pd.DataFrame, start: Any, data: Rep
     return found
 
 
-def collapse_onset(table: pd.DataFrame, *, margin: float = 0.0) -> float | None:
+def collapse_onset(table: Frame, *, margin: float = 0.0) -> float | None:
     """First evaluated step from which the difference stays wholly below −margin to the end; ``None`` if it never is.
 
     ``table`` is one arm's :func:`series` of a metric where higher is better.

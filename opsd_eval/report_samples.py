@@ -115,7 +115,7 @@ def views(chosen: Sequence[Shown], links: Sequence[str], arm_ids: Mapping[str, s
     """What the page's template needs of each problem."""
     places = {place: f"p{at}" for at, place in enumerate(dict.fromkeys(s.place for s in chosen))}
     for shown, link in zip(chosen, links, strict=True):
-        rates = {sum(s.correct for s in draws) / len(draws) for draws in map(_graded, shown.arms.values()) if draws}
+        rates = {sum(marks) / len(marks) for marks in map(_marks, shown.arms.values()) if marks}
         yield {
             "id": visible(shown.problem.problem_id), "place": places[shown.place], "link": link,
             "answer": "unknown" if shown.problem.answer is None else visible(shown.problem.answer),
@@ -124,8 +124,8 @@ def views(chosen: Sequence[Shown], links: Sequence[str], arm_ids: Mapping[str, s
         }  # fmt: skip
 
 
-def _graded(draws: Sequence[Sample]) -> list[Sample]:
-    return [s for s in draws if s.correct is not None]
+def _marks(draws: Sequence[Sample]) -> list[bool]:
+    return [s.correct for s in draws if s.correct is not None]
 
 
 def _arm_view(arm: str, arm_id: str, draws: Sequence[Sample]) -> dict[str, Any]:

@@ -11,12 +11,10 @@ import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from statistics import stdev
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from opsd_eval import stats
-
-if TYPE_CHECKING:
-    import pandas as pd
+from opsd_eval.tables import Frame
 
 LEVEL = "level"
 GAP = "generalization_gap_"
@@ -61,7 +59,7 @@ def default_contrasts(arms: Sequence[str], baseline: str = "base") -> list[tuple
     return [*((arm, baseline) for arm in trained if baseline in arms), *against_standard]
 
 
-def build_scorecard(values: pd.DataFrame, settings: ScorecardSettings) -> list[dict[str, Any]]:
+def build_scorecard(values: Frame, settings: ScorecardSettings) -> list[dict[str, Any]]:
     """All rows: ``level`` per arm, each contrast, and the generalization gaps; Holm over the primary metrics.
 
     A metric that is undefined for every problem of every arm of a (world, split) is inapplicable and has no row.
@@ -87,7 +85,7 @@ def _has(arms: Mapping[str, Values], pair: tuple[str, str]) -> bool:
     return pair[0] in arms and pair[1] in arms
 
 
-def by_seed(table: pd.DataFrame) -> dict[SeedKey, dict[str, float]]:
+def by_seed(table: Frame) -> dict[SeedKey, dict[str, float]]:
     """One arm's values of one metric as {(base seed, training seed): {problem_id: value}}."""
     found: dict[SeedKey, dict[str, float]] = {}
     for (base_seed, train_seed), rows in table.groupby(["base_seed", "train_seed"], dropna=False):

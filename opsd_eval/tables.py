@@ -12,14 +12,12 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeAlias
 
 from opsd_eval.records import read_json, read_jsonl, read_run, write_text
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 BASE = "base"
+Frame: TypeAlias = Any  # a pandas DataFrame; its published types are too wide to check against
 RUN_NAME = re.compile(r"^(?P<world>.+)_s(?P<base_seed>\d+)_(?P<arm>.+?)(?:_t(?P<train_seed>\d+))?$")
 STEP_NAME = re.compile(r"^step-(\d+)$")
 INDEX = ("world", "split", "arm", "base_seed", "train_seed", "step")
@@ -119,7 +117,7 @@ def at_step(sets: Iterable[SetInfo], step: int | None = None) -> list[SetInfo]:
     return kept
 
 
-def problem_values(sets: Iterable[SetInfo]) -> pd.DataFrame:
+def problem_values(sets: Iterable[SetInfo]) -> Frame:
     """Long table of ``measures.csv``: the index columns, problem_id, cluster, n, metric, value (NaN kept), path."""
     import pandas as pd
 
@@ -128,25 +126,25 @@ def problem_values(sets: Iterable[SetInfo]) -> pd.DataFrame:
         path = s.path / "measures.csv"
         if not path.exists():
             raise ValueError(f"{path}: no such file; run `opsd-eval measure {s.path}` first")
-        wide = pd.read_csv(path, dtype={"problem_id": str, "cluster": str})
+        wide: Frame = pd.read_csv(path, dtype={"problem_id": str, "cluster": str})
         kept = [key for key in MEASURE_KEYS if key in wide]
         metrics = [c for c in wide.columns if c not in MEASURE_KEYS]
         long = wide.melt(id_vars=kept, value_vars=metrics, var_name="metric", value_name="value")
         parts.append(long.assign(value=pd.to_numeric(long["value"]), path=str(s.path), **s.columns()))
     if not parts:
         raise ValueError("no sample sets given")
-    table = pd.concat(parts, ignore_index=True)
+    table: Frame = pd.concat(parts, ignore_index=True)
     return table[[*INDEX, *[c for c in table.columns if c not in INDEX]]]
 
 
-def estimates(sets: Iterable[SetInfo]) -> pd.DataFrame:
+def estimates(sets: Iterable[SetInfo]) -> Frame:
     """Long table of ``estimates.json``: the index columns, metric, estimate, low, high, n_problems, n_dropped, ..."""
     import pandas as pd
 
     rows = []
     for s in sets:
         rows += [{**s.columns(), **row} for row in estimate_rows(s.path)]
-    table = pd.DataFrame(rows)
+    table: Frame = pd.DataFrame(rows)
     numbers = [c for c in ("estimate", "low", "high", "chance") if c in table]
     return table.assign(**{c: pd.to_numeric(table[c]) for c in numbers})
 
@@ -157,22 +155,22 @@ def estimate_rows(folder: Path | str) -> list[dict[str, Any]]:
     return content["rows"] if isinstance(content, Mapping) else content
 
 
-def outcome_shares(sets: Iterable[SetInfo]) -> pd.DataFrame:
+def outcome_shares(sets: Iterable[SetInfo]) -> Frame:
     """Share of each outcome per sample set (mean over problems of the share of their draws), from grades.jsonl."""
     import pandas as pd
 
     rows = []
     for s in sets:
-        graded = pd.DataFrame([(r["problem_id"], r["outcome"]) for r in read_jsonl(s.path / "grades.jsonl")],
+        graded: Frame = pd.DataFrame([(r["problem_id"], r["outcome"]) for r in read_jsonl(s.path / "grades.jsonl")],
                               columns=["problem_id", "outcome"])
         known = graded.dropna(subset=["outcome"])
-        shares = pd.crosstab(known["problem_id"], known["outcome"], normalize="index")
+        shares: Frame = pd.crosstab(known["problem_id"], known["outcome"], normalize="index")
         rows += [{**s.columns(), "outcome": name, "share": float(shares[name].mean()), "n_problems": len(shares),
                   "n_samples": len(known), "path": str(s.path)} for name in shares]
     return pd.DataFrame(rows)
 
 
-def training(study: Path | str) -> pd.DataFrame:
+def training(study: Path | str) -> Frame:
     """Every line of every ``train.jsonl`` with world, arm and seeds; nested keys become dotted columns."""
     import pandas as pd
 
@@ -181,7 +179,7 @@ def training(study: Path | str) -> pd.DataFrame:
         path = run / "train.jsonl"
         if path.exists():
             rows += [{**parse_run_name(run.name), **_flat(row)} for row in read_jsonl(path)]
-    table = pd.DataFrame(rows)
+    table: Frame = pd.DataFrame(rows)
     if not table.empty:  # a resumed run may log a step twice: the later line counts
         table = table.drop_duplicates(["world", "base_seed", "arm", "train_seed", "step"], keep="last")
     return table.reset_index(drop=True)
@@ -198,7 +196,7 @@ def _flat(row: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def save_tables(tables: Mapping[str, pd.DataFrame], out: Path | str) -> list[Path]:
+def save_tables(tables: Mapping[str, Frame], out: Path | str) -> list[Path]:
     """Write each table as ``NAME.csv``, whole or not at all; empty tables are left out.
 
     Text that a spreadsheet would run as a formula (a first character of ``= + - @``) gets a leading apostrophe.

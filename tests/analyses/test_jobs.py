@@ -62,11 +62,10 @@ def test_a_circle_is_refused_before_anything_runs(tmp_path):
 
 def test_workers_end_when_the_parent_is_killed(tmp_path):
     code = (
-        "from pathlib import Path; from analyses.jobs import Job, run_jobs; import sys; sys.path.insert(0, %r)\n"
-        "from job_functions import wait_long\n"
-        "if __name__ == '__main__':\n"
-        "    run_jobs([Job('a', wait_long, {'path': %r})], logs=Path(%r), n_workers=1)\n"
-    ) % (str(tmp_path), str(tmp_path / "pid"), str(tmp_path / "logs"))
+        "from pathlib import Path\nfrom analyses.jobs import Job, run_jobs\nfrom job_functions import wait_long\n"
+        f"if __name__ == '__main__':\n    pid, logs = {str(tmp_path / 'pid')!r}, Path({str(tmp_path / 'logs')!r})\n"
+        "    run_jobs([Job('a', wait_long, {'path': pid})], logs=logs, n_workers=1)\n"
+    )
     (tmp_path / "job_functions.py").write_text(
         "import os, time\nfrom pathlib import Path\n"
         "def wait_long(path):\n    Path(path).write_text(str(os.getpid()))\n    time.sleep(120)\n"
