@@ -9,6 +9,7 @@ train and test cannot share one whatever the seeds.
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -83,13 +84,18 @@ def gym_correct(problem: Problem, answer: str | None) -> bool | None:
         return None
     if family not in _SAFE_SCORERS or len(answer) > 1000:
         return False
-    from reasoning_gym import get_score_answer_fn
-
     entry = {"question": problem.question, "answer": problem.answer, "metadata": problem.metadata["entry"]}
     try:
-        return get_score_answer_fn(family)(given, entry) == 1.0  # type: ignore[call-arg]
+        return _scorer(family)(given, entry) == 1.0
     except (ArithmeticError, AttributeError, IndexError, KeyError, TypeError, ValueError):
         return False  # the library's scorers raise on junk
+
+
+@functools.cache
+def _scorer(family: str) -> Any:
+    from reasoning_gym import get_score_answer_fn
+
+    return get_score_answer_fn(family)
 
 
 def _dataset(family: str, levels: str, *, size: int, seed: int) -> Any:
