@@ -55,7 +55,7 @@ def format_rows() -> list[tuple[str, str, str]]:
     """(name, kind, description) of the log formats that ``ingest`` reads."""
     from opsd_eval.ingest import FORMATS
 
-    return [(name, "", _first_line(getattr(form, "__doc__", None))) for name, form in FORMATS.items()]
+    return [(name, "", form.summary) for name, form in FORMATS.items()]
 
 
 def _first_line(doc: str | None) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from opsd_eval.ingest import generic, inspect_ai, jsonl_lists, lighteval, lm_eval, nemo_skills, opsd_analysis
 from opsd_eval.ingest.base import Format, IngestLog
-from opsd_eval.ingest.writer import IngestReport, write_set
+from opsd_eval.ingest.writer import IngestReport, discard, write_set
 from opsd_eval.names import lookup
 
 FORMATS: dict[str, Format] = {
@@ -58,6 +58,7 @@ def ingest(
         raise ValueError(f"{path}: no file of format {chosen.name} in it")
     report = write_set(source, chosen.name, Path(out), log)
     if report.n_samples == 0:
+        discard(Path(out))
         raise ValueError(f"{path}: not one sample could be read as {chosen.name}.\n{report}")
     return report
 
@@ -67,7 +68,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     listed = "\n".join(f"  {f.name:14s} {f.summary}\n{'':17s}fixture: {f.tested}" for f in FORMATS.values())
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.description = "Turn a log of another harness into a sample set that grade, measure and report understand."
-    parser.epilog = f"formats, tried in this order:\n{listed}\n\ngeneric format:\n{generic.__doc__}"
+    table = f"formats, tried in this order:\n{listed}\n\ngeneric format:\n{generic.__doc__}"
+    parser.epilog = f"{parser.epilog or ''}\n\n{table}"
     parser.add_argument("path", type=Path, metavar="PATH", help="log file, or a folder that holds one run")
     parser.add_argument("--out", type=Path, required=True, metavar="SET", help="folder of the sample set to write")
     parser.add_argument("--format", choices=[*FORMATS], help="do not guess the format")

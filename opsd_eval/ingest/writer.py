@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,6 +28,8 @@ from opsd_eval.records import (
 )
 
 REPORT = "ingest.json"
+_LOCK = ".ingest.lock"
+_OURS = ("run.json", _LOCK)
 _BATCH_ROWS, _BATCH_CHARS = 2000, 16_000_000
 
 
@@ -56,16 +61,47 @@ class IngestReport:
 def write_set(source: Source, form: str, out: Path, log: IngestLog) -> IngestReport:
     """Write the sample set, adding only what is new; an ``out`` made from something else is refused."""
     identity = {"format": form, "benchmark": source.benchmark, "files": [_fingerprint(p) for p in source.files]}
-    _claim(out, identity, source)
-    (out / REPORT).unlink(missing_ok=True)
-    writer = _Writer(out)
-    writer.add(source.items(log), log)
-    report = IngestReport(
-        form, str(out), len(writer.problems), writer.n_kept + writer.n_new, writer.n_new, log.n_malformed,
-        tuple(log.malformed), dict(log.notes), datetime.now(UTC).isoformat(timespec="seconds"),
-    )
-    write_json(out / REPORT, asdict(report))
+    with _only_one(out):
+        _claim(out, identity, source)
+        (out / REPORT).unlink(missing_ok=True)
+        writer = _Writer(out)
+        writer.add(source.items(log), log)
+        report = IngestReport(
+            form, str(out), len(writer.problems), writer.n_kept + writer.n_new, writer.n_new, log.n_malformed,
+            tuple(log.malformed), dict(log.notes), datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+        write_json(out / REPORT, asdict(report))
     return report
+
+
+@contextlib.contextmanager
+def _only_one(out: Path) -> Iterator[None]:
+    """Hold the folder's lock (it goes with the process); a second process, or a folder of something else, is refused.
+
+    The lock file names the process that holds it.
+    """
+    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not any((out / n).exists() for n in _OURS))):
+        raise ValueError(f"{out} exists and is no sample set: give a new folder with --out")
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / _LOCK).open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.seek(0)
+            holder = file.read(20).strip()
+            raise ValueError(f"{out} is being written by another ingest (process {holder}); wait or stop it") from None
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        yield
+
+
+def discard(out: Path) -> None:
+    """Remove a sample set without a sample, so that the folder is free for another try."""
+    for name in (*_OURS, REPORT, "problems.jsonl", "samples.jsonl"):
+        (out / name).unlink(missing_ok=True)
+    if not any(out.iterdir()):
+        out.rmdir()
 
 
 def _fingerprint(path: Path) -> dict[str, Any]:
@@ -78,15 +114,12 @@ def _fingerprint(path: Path) -> dict[str, Any]:
 
 def _claim(out: Path, identity: dict[str, Any], source: Source) -> None:
     """Write ``run.json`` before any work, or check that the one there was made from the same log."""
-    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / "run.json").exists())):
-        raise ValueError(f"{out} exists and is no sample set: give a new folder with --out")
     facts = redact(dict(source.facts))
     config = {"source": identity, **facts.pop("config", {})}
     if (out / "run.json").exists():
         before = (read_run(out).config or {}).get("source")
         if why := _difference(before, identity):
             raise ValueError(f"{out} was made from another source: {why}. Give a new folder with --out.")
-    out.mkdir(parents=True, exist_ok=True)
     write_run(out, new_run_record(out.name, "ingest", config=config, **facts))
 
 
@@ -126,7 +159,7 @@ class _Writer:
         from tqdm import tqdm
 
         before = dict(self.drawn)
-        for problem, samples in tqdm(items, desc="ingest", unit=" rows", mininterval=1.0, leave=False):
+        for problem, samples in tqdm(items, desc="ingest", unit=" rows", mininterval=1.0, leave=False, disable=None):
             known = self.problems.get(problem.problem_id)
             if known is None:
                 self.problems[problem.problem_id] = _digest(problem)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
+import os
 import subprocess
 import sys
 import time
@@ -159,6 +161,7 @@ def test_lm_eval_log_likelihood_rows_are_refused(tmp_path):
     ])
     with pytest.raises(ValueError, match=r"not one sample could be read(.|\n)*log-likelihood tasks have none"):
         ingest(path, tmp_path / "set")
+    assert not (tmp_path / "set").exists()
 
 
 def test_lm_eval_padding_is_cut(tmp_path):
@@ -252,7 +255,7 @@ def test_ids_from_a_log_are_never_paths(tmp_path):
     path = write_lines(tmp_path / "in" / "mine.jsonl", [{**GOOD, "problem_id": "../../../evil", "benchmark": "/etc"}])
     ingest(path, tmp_path / "in" / "set")
     written = {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*") if p.is_file()}
-    names = ("run.json", "problems.jsonl", "samples.jsonl", "ingest.json")
+    names = ("run.json", "problems.jsonl", "samples.jsonl", "ingest.json", ".ingest.lock")
     assert written == {"in/mine.jsonl", *(f"in/set/{name}" for name in names)}
 
 
@@ -310,6 +313,16 @@ def test_killed_anywhere_the_same_command_completes(tmp_path):
     (tmp_path / "set" / "problems.jsonl").write_bytes(whole["problems.jsonl"][:100])
     ingest(path, tmp_path / "set")
     assert {n: (tmp_path / "set" / n).read_bytes() for n in whole} == whole
+
+
+def test_a_second_process_is_refused(tmp_path):
+    path = write_lines(tmp_path / "mine.jsonl", [GOOD])
+    ingest(path, tmp_path / "set")
+    with (tmp_path / "set" / ".ingest.lock").open("r+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(ValueError, match=rf"another ingest \(process {os.getpid()}\)"):
+            ingest(path, tmp_path / "set")
+    assert ingest(path, tmp_path / "set").n_new == 0
 
 
 def test_memory_does_not_grow_with_the_log(tmp_path):
