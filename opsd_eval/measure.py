@@ -22,6 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("sets", nargs="+", type=Path, metavar="SET", help="sample set folders (graded if need be)")
     parser.add_argument("--metric", action="append", metavar="NAME", help="metric or family; repeat for several "
                         "(default: all that are quick and need no model; see `opsd-eval list metrics`)")  # fmt: skip
+    parser.add_argument("--embeddings", metavar="ENCODER", default=None,
+                        help="add the metrics that need an encoder: minilm, tfidf, or a sentence-transformers folder")
     parser.add_argument("--level", type=float, default=0.95, help="level of the intervals (default 0.95)")
     parser.add_argument("--processes", type=int, default=None, help="worker processes (default: the cores)")
     parser.add_argument("--force", action="store_true", help="measure again even where nothing has changed")
@@ -37,8 +39,9 @@ def run(args: argparse.Namespace) -> int:
     for folder in args.sets:
         grade_set(folder, processes=args.processes)
         table = measure_set(
-            folder, metrics=args.metric, level=args.level, processes=args.processes, force=args.force
-        )
+            folder, metrics=args.metric, level=args.level, processes=args.processes, embeddings=args.embeddings,
+            force=args.force,
+        )  # fmt: skip
         rows += [{"set": str(folder), **row} for row in table.to_dict("records")]
         if not args.json:
             print(f"{folder}\n{format_rows(table.to_dict('records'))}\n")

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from opsd_eval.metrics import expand_metrics
+from opsd_eval.metrics import METRICS, expand_metrics, find_metric
 from opsd_eval.metrics.base import Metric, forget_texts
 from opsd_eval.metrics.markers import counts_words
 from opsd_eval.records import Problem, Sample, read_json, read_problems, write_json, write_text
@@ -39,6 +39,7 @@ class Measures:
     n: np.ndarray
     values: dict[str, np.ndarray] = field(default_factory=dict)
     words: int = 0  # problems whose marker rates count words because token counts are unknown
+    encoder: dict[str, Any] | None = None  # name and threshold of the encoder behind the embedding metrics
 
     def table(self) -> pd.DataFrame:
         """One row a problem: problem_id, cluster, n, one column a metric."""
@@ -58,12 +59,14 @@ def measure_set(
     metrics: Iterable[str] | None = None,
     level: float = 0.95,
     processes: int | None = None,
+    embeddings: str | None = None,
     force: bool = False,
 ) -> pd.DataFrame:
     """Measure a graded sample set and write ``measures.csv`` and ``estimates.json``; returns the metrics' estimates.
 
     ``metrics``: names or families (``pass@k``); ``None`` is everything that is quick and needs no model. Columns
-    measured earlier stay in the files as long as the set has not changed (``force`` drops them).
+    measured earlier stay in the files as long as the set has not changed (``force`` drops them). ``embeddings``
+    names an encoder (``minilm``, ``tfidf`` or a model folder) and adds the metrics that need one.
     """
     import pandas as pd
 
@@ -71,19 +74,32 @@ def measure_set(
     state = _state(folder)
     index = SampleIndex(folder)
     n = int(index.samples.counts().max(initial=0))
-    wanted = expand_metrics(None if metrics is None else list(metrics), n)
-    if metrics is None:
-        wanted = [metric for metric in wanted if any(map(metric.applies, index.problems.values()))]
-    old = None if force else _still_valid(folder, state)
-    measures = old or _empty(index)
+    wanted = _wanted(index, metrics, n, embeddings)
+    measures = (None if force else _still_valid(folder, state)) or _empty(index)
+    if embeddings is not None and measures.encoder and measures.encoder["name"] != embeddings:
+        for name in [name for name in measures.values if "embeddings" in find_metric(name).needs]:
+            del measures.values[name]
     missing = [metric for metric in wanted if metric.name not in measures.values]
     if missing:
-        _fill(measures, index, missing, processes=processes)
+        _fill(measures, index, missing, processes=processes, embeddings=embeddings)
     _write_csv(folder / "measures.csv", measures)
     rows = estimate_rows(measures, index.problems, n=n, level=level)
-    write_json(folder / "estimates.json", {"files": state, "draws": n, "words": measures.words, "rows": rows})
+    head = {"files": state, "draws": n, "words": measures.words, "encoder": measures.encoder}
+    write_json(folder / "estimates.json", {**head, "rows": rows})
     names = {metric.name for metric in wanted}
     return pd.DataFrame([row for row in rows if row["metric"] in names])
+
+
+def _wanted(index: SampleIndex, names: Iterable[str] | None, n: int, embeddings: str | None) -> list[Metric]:
+    """The metrics to compute: those named, or the defaults that apply to some problem; then those of the encoder."""
+    if names is None:
+        found = [m for m in expand_metrics(None, n) if any(map(m.applies, index.problems.values()))]
+    else:
+        found = expand_metrics(list(names), n)
+    if embeddings is not None:
+        held = {metric.name for metric in found}
+        found += [m for m in METRICS.values() if "embeddings" in m.needs and m.name not in held]
+    return found
 
 
 def read_measures(path: Path | str) -> Measures:
@@ -128,6 +144,7 @@ def _still_valid(folder: Path, state: list[list[Any]]) -> Measures | None:
         return None
     measures = read_measures(folder)
     measures.words = int(held.get("words") or 0)
+    measures.encoder = held.get("encoder")
     return measures
 
 
@@ -139,7 +156,9 @@ def _empty(index: SampleIndex) -> Measures:
 # --- computing --------------------------------------------------------------------------------------------
 
 
-def _fill(measures: Measures, index: SampleIndex, metrics: Sequence[Metric], *, processes: int | None) -> None:
+def _fill(
+    measures: Measures, index: SampleIndex, metrics: Sequence[Metric], *, processes: int | None, embeddings: str | None
+) -> None:
     """Compute the metrics of every problem into ``measures``."""
     quick = [metric for metric in metrics if "embeddings" not in metric.needs]
     for metric in metrics:
@@ -151,9 +170,10 @@ def _fill(measures: Measures, index: SampleIndex, metrics: Sequence[Metric], *, 
             for metric, value in zip(quick, row, strict=True):
                 measures.values[metric.name][number] = value
     if embedded := [metric for metric in metrics if "embeddings" in metric.needs]:
-        from opsd_eval.metrics.embeddings import fill_embedded
+        from opsd_eval.metrics.embeddings import DEFAULT_ENCODER, fill_embedded
 
-        fill_embedded(index, embedded, measures.values)
+        space = fill_embedded(index, embedded, measures.values, encoder=embeddings or DEFAULT_ENCODER)
+        measures.encoder = {"name": space.encoder.name, "threshold": space.threshold}
 
 
 def _computed(
@@ -211,6 +231,8 @@ def estimate_rows(
         method = estimate.method
         if measures.words and metric.name.startswith("marker_rate"):
             method += f"; per 1,000 words in {measures.words} problems (token counts unknown)"
+        if measures.encoder and "embeddings" in metric.needs:
+            method += f"; encoder {measures.encoder['name']}, threshold {measures.encoder['threshold']:.3f}"
         rows.append({
             "metric": metric.name, "estimate": estimate.value, "low": estimate.low, "high": estimate.high,
             "method": method, "n_problems": estimate.n_problems, "n_dropped": estimate.n_dropped,

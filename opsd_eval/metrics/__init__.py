@@ -11,7 +11,18 @@ from collections.abc import Iterable, Mapping
 from types import ModuleType
 from typing import Any
 
-from opsd_eval.metrics import accuracy, diversity, language, markers, outcomes, pairs, paths, repetition, testbed
+from opsd_eval.metrics import (
+    accuracy,
+    diversity,
+    embeddings,
+    language,
+    markers,
+    outcomes,
+    pairs,
+    paths,
+    repetition,
+    testbed,
+)
 from opsd_eval.metrics.base import CorpusMetric, Metric, MetricFamily, PairMetric, SetPairMetric
 from opsd_eval.names import unknown_name
 
@@ -22,7 +33,7 @@ __all__ = [
 ]  # fmt: skip
 
 _MODULES: tuple[ModuleType, ...] = (
-    accuracy, outcomes, diversity, paths, markers, repetition, language, pairs, testbed,
+    accuracy, outcomes, diversity, embeddings, paths, markers, repetition, language, pairs, testbed,
 )  # fmt: skip
 
 
