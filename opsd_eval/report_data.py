@@ -34,6 +34,7 @@ class ReportData:
     about: Mapping[str, str] = field(default_factory=dict)
     draws: int | None = None
     notes: Sequence[str] = ()
+    recovered: Sequence[Mapping[str, Any]] = ()
 
     @property
     def worlds(self) -> list[str]:
@@ -73,9 +74,10 @@ def from_study(
         directions=directions(set(values["metric"]), draws or 1) | dict(settings.directions),
     )  # fmt: skip
     paths = {str(s.path) for s in reported}
-    rows = scorecard.build_scorecard(values[values["path"].isin(paths)], settings)
+    at_report = values[values["path"].isin(list(paths))]
     return ReportData(
-        title=str(config.get("title") or Path(study).name), arms=settings.arms, rows=rows, sets=sets,
+        title=str(config.get("title") or Path(study).name), arms=settings.arms, sets=sets,
+        rows=scorecard.build_scorecard(at_report, settings), recovered=scorecard.recovered_rows(at_report, settings),
         reported=reported, values=values, outcomes=tables.outcome_shares(sets), training=tables.training(study),
         settings=settings, config=config, about=about, draws=draws,
     )  # fmt: skip

@@ -100,6 +100,10 @@ def _world(data: ReportData, world: str) -> dict[str, Any]:
     rest = [e for e in entries if not text.is_primary(e)]
     return {
         "name": world, "about": data.about.get(world, ""), "primary": _table(data, primary), "rest": _table(data, rest),
+        "recovered": [
+            {**row, "value": text.number(row["estimate"]), "interval": text.interval(row["low"], row["high"])}
+            for row in data.recovered if row["world"] == world and row["estimate"] == row["estimate"]
+        ],
     }  # fmt: skip
 
 

@@ -187,3 +187,17 @@ def test_markdown_and_terminal_show_every_primary_row(make_study, tmp_path):
 
 def test_terminal_text_cannot_steer_the_terminal():
     assert scorecard_text.printable("a\x1b[31mb\u202ec") == "a�[31mb�c"
+
+
+def test_recovered_fraction_only_where_standard_lost():
+    settings = dataclasses.replace(SETTINGS, directions={"acc": "higher"})
+    rows = {r["split"]: r for r in scorecard.recovered_rows(small(), settings)}
+    assert rows["id"]["estimate"] == pytest.approx((0.7525 - 0.225) / (0.75 - 0.225))
+    assert rows["id"]["low"] < rows["id"]["estimate"] < rows["id"]["high"]
+    gained = table({
+        ("base", 0, None, "id", "acc"): problems([0.1, 0.2, 0.3]),
+        ("standard", 0, 1, "id", "acc"): problems([0.9, 0.8, 0.9]),
+        ("purified", 0, 1, "id", "acc"): problems([0.5, 0.6, 0.4]),
+    })  # fmt: skip
+    (row,) = scorecard.recovered_rows(gained, settings)
+    assert math.isnan(row["estimate"]) and row["method"] == "undefined: standard lost nothing"
