@@ -26,7 +26,9 @@ Train into a run folder: run.json (written first), train.jsonl (a line a step), 
 Any field of the config can be given as --group.field value; all are listed below with their defaults. A recipe
 is a complete config; `opsd-train list` shows them. Exit codes: 0 done, 1 stopped by a health check, 2 bad input,
 130 and 143 stopped by Ctrl-C and SIGTERM; in all of these but 2 the state is saved and --resume goes on.
-Several processes: accelerate launch --config_file configs/accelerate/ddp.yaml -m opsd_train.cli run RECIPE ...
+Several GPUs: accelerate launch --config_file configs/accelerate/ddp.yaml -m opsd_train.cli run RECIPE ...
+Two CPU processes: ACCELERATE_USE_CPU=true python -m torch.distributed.run --nproc-per-node 2 -m opsd_train.cli run ...
+(train.jsonl says in how many processes each step really ran).
 """
 
 
@@ -112,6 +114,8 @@ def _run(args: argparse.Namespace, overrides: list[str]) -> int:
     for what, note in (("model", config.model.unverified), ("data", config.data.unverified)):
         if note:
             print(f"opsd-train: {what}: {note}", file=sys.stderr)
+    from accelerate import PartialState
+
     from opsd_train.stopping import Interrupted, Unhealthy
     from opsd_train.trainer import train
 
@@ -123,6 +127,7 @@ def _run(args: argparse.Namespace, overrides: list[str]) -> int:
     except Unhealthy as stop:
         print(f"\nopsd-train run: {stop}", file=sys.stderr)
         return 1
+    PartialState().destroy_process_group()
     return 0
 
 

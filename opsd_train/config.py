@@ -43,9 +43,9 @@ class ModelConfig:
 class DataConfig:
     """Which problems, and how they are shown."""
 
-    benchmark: str = _doc("testbed.<world>.train, reasoning_gym.<family>, jsonl:PATH or hf:NAME", "")
-    columns: tuple[str, ...] = _doc("field=column pairs for jsonl and hf, e.g. question=problem,reference=solution", ())
-    limit: int = _doc("number of problems; 0 takes all", 0)
+    benchmark: str = _doc("testbed.<world>.train, reasoning_gym.<family>, jsonl:PATH?..., hf:NAME?...", "")
+    split: str | None = _doc("split to train on; none = train for reasoning_gym, else what the name implies", None)
+    limit: int = _doc("number of problems; 0 takes the benchmark's own number", 0)
     seed: int = _doc("seed of generated problems", 0)
     train_share: float = _doc("share of problems, by a hash of the question, that may be trained on", 1.0)
     max_prompt_tokens: int = _doc("longest prompt any role may have", 4096)

@@ -37,8 +37,8 @@ def load_problems(config: DataConfig) -> list[Problem]:
     """Problems of the benchmark that may be trained on: in the training share, one for each question."""
     from opsd_eval.benchmarks import load_benchmark
 
-    options: dict[str, Any] = {"columns": dict(_pair(c) for c in config.columns)} if config.columns else {}
-    found = load_benchmark(config.benchmark, limit=config.limit or None, seed=config.seed, **options)
+    split = config.split or ("train" if config.benchmark.startswith("reasoning_gym.") else None)
+    found = load_benchmark(config.benchmark, limit=config.limit or None, seed=config.seed, split=split)
     unique: dict[float, Problem] = {}
     for problem in found:
         unique.setdefault(question_share(problem), problem)
@@ -73,9 +73,3 @@ def thinking_of(config: DataConfig) -> dict[str, bool | None]:
     teacher = config.teacher_thinking
     return {"student": config.student_thinking, "teacher": teacher, "reference": teacher}
 
-
-def _pair(text: str) -> tuple[str, str]:
-    name, equals, column = text.partition("=")
-    if not equals:
-        raise ValueError(f"--data.columns takes field=column pairs, e.g. question=problem; got {text!r}")
-    return name.strip(), column.strip()

@@ -7,7 +7,7 @@ four roles are scored whatever the target needs, on the first rollouts that fit 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -38,43 +38,36 @@ def within_budget(rollouts: Sequence[Rollout], tokens: int) -> list[Rollout]:
     return kept
 
 
-@torch.no_grad()
-def decompose(
-    policy: Policy, rollouts: Sequence[Rollout], *, method: Method, micro_batch: int
-) -> tuple[dict[str, float], int]:
-    """(means over completion tokens, number of tokens): cosines and norm ratios in four geometries, entropies, KLs.
+Found = dict[str, Tensor]  # per-token values (N,) by name, on the CPU, and "class": index into CLASSES
 
-    Names end in the geometry (``cos_total_ref_plain``); a bracket holds a class of tokens (``kl_from_base[marker]``).
-    """
+
+@torch.no_grad()
+def decompose(policy: Policy, rollouts: Sequence[Rollout], *, method: Method, micro_batch: int) -> Found:
+    """Cosines and norm ratios in four geometries, entropies and KLs at each completion token."""
     was_training = policy.model.training
     policy.model.eval()
-    parts: list[dict[str, Tensor]] = []
-    classes: list[int] = []
+    parts: list[Found] = []
     for start in range(0, len(rollouts), micro_batch):
         few = rollouts[start : start + micro_batch]
         batch = frozen_batch(policy, few, ROLES)
         hidden = {"student": completion_hidden(policy.model, batch.prompts("student"), batch.completions)}
-        parts.append(diagnose({**hidden, **batch.frozen_hidden}, policy.heads(ROLES), method=method))
-        classes += [c for r in few for c in token_classes(policy.tokenizer, r.completion_ids)]
+        values = diagnose({**hidden, **batch.frozen_hidden}, policy.heads(ROLES), method=method)
+        kinds = [kind for r in few for kind in token_classes(policy.tokenizer, r.completion_ids)]
+        parts.append({_named(name): value.cpu() for name, value in values.items()} | {"class": torch.tensor(kinds)})
     policy.model.train(was_training)
-    parts = [part for part in parts if part]
-    if not parts:
-        return {}, 0
-    values = {_named(name): torch.cat([part[name] for part in parts]).cpu() for name in parts[0]}
-    return summarise(values, classes=torch.tensor(classes), names=CLASSES), len(classes)
+    return _joined(parts)
 
 
-def pool(parts: Sequence[tuple[Mapping[str, float], int]]) -> dict[str, float]:
-    """Means of several processes as one, weighted by tokens; NaN parts are left out, counts (``_nan``) add up."""
-    found: dict[str, float] = {}
-    for name in dict.fromkeys(name for values, _ in parts for name in values):
-        known = [(values[name], n) for values, n in parts if name in values and not math.isnan(values[name])]
-        if name.endswith("_nan"):
-            found[name] = sum(value for value, _ in known)
-        else:
-            total = sum(n for _, n in known)
-            found[name] = sum(value * n for value, n in known) / total if total else math.nan
-    return found
+def pool(parts: Sequence[Found]) -> dict[str, float]:
+    """Means over the tokens of all processes; ``kl_from_base[marker]`` is the mean over one class of tokens."""
+    found = _joined(parts)
+    classes = found.pop("class", None)
+    return summarise(found, classes=classes, names=CLASSES)
+
+
+def _joined(parts: Sequence[Found]) -> Found:
+    parts = [part for part in parts if len(part) > 1]
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]} if parts else {}
 
 
 def _named(name: str) -> str:

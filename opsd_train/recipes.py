@@ -25,18 +25,19 @@ Recipe = Callable[[], TrainConfig]
 ONE_GPU = "_one_gpu"
 
 _HUB = "hub id from public knowledge, not looked up: check it, and pin --model.revision"
-_DATA = "data set id and columns not looked up: check them, or pass a JSONL file with --data.benchmark jsonl:PATH"
+_DATA = "owner and columns of the data set are not known here: pass hf:OWNER/NAME?question=..., or jsonl:PATH?..."
+_COLUMNS = "question=problem&reference=solution&answer=answer&split=train"
 
-# name: (hub id, does the chat template take a thinking switch, prompt that follows when it is on)
+# name: (hub id, thinking switch of its chat template; None where the template has none and always thinks)
 MODELS: dict[str, tuple[str, bool | None]] = {
     "qwen3_8b": ("Qwen/Qwen3-8B", True),
     "qwen3_4b": ("Qwen/Qwen3-4B", True),
     "r1_distill_qwen_7b": ("deepseek-ai/DeepSeek-R1-Distill-Qwen-7B", None),
     "olmo_7b_thinking": ("allenai/Olmo-3-7B-Think", None),
 }
-DATASETS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "dasd_10k": ("hf:DASD-10K", ("question=problem", "reference=solution", "answer=answer")),
-    "math_cot_20k": ("hf:Math-CoT-20K", ("question=problem", "reference=solution", "answer=answer")),
+DATASETS = {
+    "dasd_10k": f"hf:OWNER/DASD-10K?{_COLUMNS}",
+    "math_cot_20k": f"hf:OWNER/Math-CoT-20K?{_COLUMNS}",
 }
 
 
@@ -82,11 +83,10 @@ def published(model: str, dataset: str, target: str) -> TrainConfig:
     Sampling (temperature 1.1, top-p .95, top-k 20) and LoRA alpha 128 are those of an independent re-implementation.
     """
     path, thinking = MODELS[model]
-    benchmark, columns = DATASETS[dataset]
     return TrainConfig(
         model=ModelConfig(path=path, lora_rank=64, lora_alpha=128, gradient_checkpointing=True, unverified=_HUB),
         data=DataConfig(
-            benchmark=benchmark, columns=columns, max_prompt_tokens=8192, too_long="skip", student_thinking=thinking,
+            benchmark=DATASETS[dataset], max_prompt_tokens=8192, too_long="skip", student_thinking=thinking,
             teacher_thinking=thinking, unverified=_DATA,
         ),
         rollout=RolloutConfig(
@@ -139,7 +139,7 @@ def describe(name: str) -> str:
         return (recipe.__doc__ or "").splitlines()[0]
     config = recipe()
     return (
-        f"{config.method.target} on {config.model.path} and {config.data.benchmark.removeprefix('hf:')}: "
+        f"{config.method.target} on {config.model.path} and {config.data.benchmark.partition('?')[0]}: "
         f"LoRA {config.model.lora_rank}, lr {config.optim.lr:g}, {config.optim.steps} steps of "
         f"{config.optim.batch_size} (arXiv 2607.02234)"
     )

@@ -4,7 +4,7 @@
 |---|---|
 | step | optimiser steps done, this one included; every other value was measured before its update |
 | loss, grad_norm, lr | token mean of the weighted divergence (nats); gradient norm before clipping |
-| problems, rollouts, n_tokens | distinct problems, rollouts and completion tokens of the step |
+| problems, rollouts, n_tokens, processes | distinct problems, rollouts and completion tokens of the step; processes |
 | completion_tokens | mean tokens a completion |
 | truncation_rate, loop_rate | share of rollouts cut at the length limit, ending in a loop |
 | marker_rate, markers.<category> | epistemic markers per 1,000 completion tokens |

@@ -11,6 +11,7 @@ from the engine), no distribution over a whole completion exists (``opsd_train/l
 from __future__ import annotations
 
 import math
+import os
 import random
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -88,7 +89,8 @@ def train(config: TrainConfig, out: Path | str, *, resume: bool = False) -> None
             if heard and step < config.optim.steps:
                 raise Interrupted(heard, step)
         bar.close()
-        accelerator.end_training()
+        for tracker in accelerator.trackers:
+            tracker.finish()
 
 
 def train_step(session: Session, step: int) -> tuple[dict[str, Any], str]:
@@ -133,7 +135,8 @@ def train_step(session: Session, step: int) -> tuple[dict[str, Any], str]:
 
     grad_norm = gradient_norm(session)
     row = {"step": step + 1, **sums.row(accelerator.reduce), "grad_norm": grad_norm,
-           "lr": learning_rate(step, config.optim), "problems": len({r.problem.problem_id for r in rows}), **diagnosis}
+           "lr": learning_rate(step, config.optim), "problems": len({r.problem.problem_id for r in rows}),
+           "processes": accelerator.num_processes, **diagnosis}  # fmt: skip
     fault = find_fault(session, row, sums.bad_problems, rollouts)
     if not fault:
         for group in session.optimizer.param_groups:
@@ -174,12 +177,24 @@ def start(config: TrainConfig, out: Path, accelerator: Any, *, resume: bool) -> 
 
 
 def make_accelerator(config: TrainConfig, out: Path) -> Any:
-    """What accelerate makes of devices, processes, precision and trackers."""
+    """What accelerate makes of devices, processes, precision and trackers; refuses to run in fewer processes."""
     from accelerate import Accelerator
 
-    return Accelerator(
+    accelerator = Accelerator(
         mixed_precision=config.run.precision, log_with=list(config.run.trackers) or None, project_dir=str(out)
     )
+    asked = int(os.environ.get("WORLD_SIZE", 1))
+    if asked != accelerator.num_processes:
+        raise ValueError(
+            f"{asked} processes were launched but accelerate runs {accelerator.num_processes}: on a machine without "
+            "GPUs set ACCELERATE_USE_CPU=true"
+        )
+    if config.optim.batch_size % (config.optim.draws * asked):
+        raise ValueError(
+            f"--optim.batch_size {config.optim.batch_size} cannot be split evenly over {asked} processes of "
+            f"{config.optim.draws} draws: make it a multiple of {config.optim.draws * asked}"
+        )
+    return accelerator
 
 
 def make_optimizer(policy: Policy, config: OptimConfig) -> torch.optim.Optimizer:

@@ -49,7 +49,7 @@ def test_bad_overrides_say_what_is_wrong(words, message):
 
 
 def test_dict_round_trip_and_unknown_keys():
-    config = changed("--run.trackers", "a,b", "--data.columns", "question=q")
+    config = changed("--run.trackers", "a,b", "--data.split", "train")
     assert TrainConfig.from_dict(config.to_dict()) == config
     with pytest.raises(ValueError, match=r"unknown option 'optim.lrr'.*optim.lr"):
         TrainConfig.from_dict({"optim": {"lrr": 1}})

@@ -41,14 +41,24 @@ def test_one_question_under_two_ids_is_taken_once_the_first(benchmark):
     assert [p.problem_id for p in load_problems(DataConfig(benchmark="x"))] == ["a", "b"]
 
 
-def test_columns_and_limit_reach_the_loader(benchmark):
+def test_limit_seed_and_split_reach_the_loader(benchmark):
     calls = benchmark([Problem("a", "q")])
-    load_problems(DataConfig(benchmark="jsonl:f", columns=("question=problem", "reference = solution"), limit=3, seed=5))
+    load_problems(DataConfig(benchmark="jsonl:f?question=problem", limit=3, seed=5))
+    load_problems(DataConfig(benchmark="reasoning_gym.chain_sum"))
+    load_problems(DataConfig(benchmark="hf:gsm8k", split="train"))
     assert calls == [
-        ("jsonl:f", {"limit": 3, "seed": 5, "columns": {"question": "problem", "reference": "solution"}})
+        ("jsonl:f?question=problem", {"limit": 3, "seed": 5, "split": None}),
+        ("reasoning_gym.chain_sum", {"limit": None, "seed": 0, "split": "train"}),
+        ("hf:gsm8k", {"limit": None, "seed": 0, "split": "train"}),
     ]
-    with pytest.raises(ValueError, match="field=column"):
-        load_problems(DataConfig(benchmark="x", columns=("question",)))
+
+
+def test_training_questions_of_reasoning_gym_are_not_its_test_questions():
+    from opsd_eval.benchmarks import load_benchmark
+
+    train = load_problems(DataConfig(benchmark="reasoning_gym.chain_sum", limit=60))
+    test = load_benchmark("reasoning_gym.chain_sum", limit=60)
+    assert train[0].reference and not {p.question for p in train} & {p.question for p in test}
 
 
 def test_nothing_left_is_an_error(benchmark):
@@ -66,7 +76,7 @@ def test_missing_references_and_long_prompts_are_named_before_any_compute(benchm
     with pytest.raises(ValueError, match="bare"):
         load_data(config, tokenizer)
     benchmark([*problems, long])
-    with pytest.raises(ValueError, match="'long'.*limit is 128"):
+    with pytest.raises(ValueError, match=r"'long'.*limit is 128"):
         load_data(config, tokenizer)
     data = load_data(apply_overrides(config, ["--data.too_long", "skip"]), tokenizer)
     assert data.skipped == ("long",) and [p.problem_id for p in data.problems] == [p.problem_id for p in problems]

@@ -1,0 +1,59 @@
+"""Runs in each of two processes: the runs that ``test_processes.py`` looks at."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from opsd_train import trainer
+from opsd_train.config import TrainConfig, apply_overrides
+
+
+def silence_second_process(real):
+    """A sampler that gives the second process nothing but empty completions."""
+
+    def make(config, policy, out):
+        sampler = real(config, policy, out)
+        draw = sampler.sample
+
+        def sample(rows, prompts, **options):
+            import torch.distributed as dist
+
+            found = draw(rows, prompts, **options)
+            return found if dist.get_rank() == 0 else [replace(r, completion_ids=(), text="") for r in found]
+
+        sampler.sample = sample
+        return sampler
+
+    return make
+
+
+def main(config_file: str, out: str) -> None:
+    config, out = TrainConfig.from_dict(json.loads(Path(config_file).read_text())), Path(out)
+    trainer.train(config, out / "whole")
+
+    real = trainer.train_step
+
+    def dies(session, step):
+        if step == 3:
+            raise RuntimeError("dies")
+        return real(session, step)
+
+    trainer.train_step = dies
+    try:
+        trainer.train(config, out / "cut")
+    except RuntimeError as error:
+        assert str(error) == "dies"
+    trainer.train_step = real
+    trainer.train(config, out / "cut", resume=True)
+
+    make = trainer.make_sampler
+    trainer.make_sampler = silence_second_process(make)
+    trainer.train(apply_overrides(config, ["--optim.steps", "1"]), out / "silent")
+    trainer.make_sampler = make
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
