@@ -15,13 +15,15 @@ from opsd_eval.harness import task_metrics
 
 SHIPPED = Path(__file__).parent / "lm_eval_tasks"
 OUT_OF_DISTRIBUTION = ("longer", "larger", "heldout_mix")
-#: Hub benchmarks: draws of up to 32k tokens at the sampling settings of the Qwen3 model cards.
-HUB = {name: f"hf:{name}" for name in ("aime24", "aime25", "hmmt25", "math500", "gsm8k")}
+
+#: (longest completion, temperature, top-p) by kind of benchmark: a testbed base has 256 positions in all; hub
+#: benchmarks get long thinking at the sampling settings of the Qwen3 model cards.
+SAMPLING = {"testbed": (128, 1.0, 1.0), "reasoning_gym": (512, 1.0, 1.0), "hf": (32768, 0.6, 0.95)}
 
 
 def task_names() -> dict[str, str]:
     """Task name → benchmark name, for every task written."""
-    from opsd_eval.benchmarks import REASONING_GYM_FAMILIES
+    from opsd_eval.benchmarks import HUB, REASONING_GYM_FAMILIES
     from opsd_eval.testbed import WORLDS
 
     names = {
@@ -30,7 +32,7 @@ def task_names() -> dict[str, str]:
         for split in ("id", *OUT_OF_DISTRIBUTION)
     }
     names |= {f"opsd_rg_{family}": f"reasoning_gym.{family}" for family in REASONING_GYM_FAMILIES}
-    return names | {f"opsd_{name}": benchmark for name, benchmark in HUB.items()}
+    return names | {f"opsd_{name}": f"hf:{name}" for name in HUB}
 
 
 def groups() -> dict[str, list[str]]:
@@ -61,8 +63,7 @@ def metric_lines(k: int) -> str:
 
 def task_text(name: str, benchmark: str, k: int) -> str:
     """One task file."""
-    hub = benchmark.startswith("hf:")
-    tokens, temperature, top_p = (32768, 0.6, 0.95) if hub else (512, 1.0, 1.0)
+    tokens, temperature, top_p = SAMPLING[benchmark.replace(":", ".").split(".")[0]]
     return f"""# Written by opsd_eval/harness_tasks.py; change that file, not this one.
 task: {name}
 custom_dataset: !function opsd_eval.harness.load
