@@ -29,6 +29,11 @@ class TransformersEngine:
         self.batch_size = batch_size
         self.vocabulary = min(max(tokenizer.get_vocab().values()) + 1, model.config.get_text_config().vocab_size)
 
+    @property
+    def context_length(self) -> int | None:
+        """The model's greatest number of positions, where its config states one."""
+        return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+
     @classmethod
     def from_path(
         cls, path: str | Path, *, adapter: str | Path | None = None, dtype: Any = "auto", device: str | None = None,
