@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from opsd_eval.measures import Measures, measure_set, read_measures
-from opsd_eval.metrics import PAIR_METRICS, SET_PAIR_METRICS, expand_metrics, find_metric
+from opsd_eval.metrics import FAMILIES, METRICS, PAIR_METRICS, SET_PAIR_METRICS, expand_metrics, find_metric
 from opsd_eval.metrics.base import PairMetric, SetPairMetric, forget_texts
 from opsd_eval.names import unknown_name
 from opsd_eval.records import Sample, dumps
@@ -102,8 +102,6 @@ def _split_names(metrics: Iterable[str] | None) -> tuple[list[str] | None, list[
         try:
             expand_metrics([name], 1)
         except ValueError:
-            from opsd_eval.metrics import FAMILIES, METRICS
-
             raise ValueError(unknown_name("metric", name, [*FAMILIES, *METRICS, *both])) from None
     return plain, pairs
 

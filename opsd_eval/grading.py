@@ -14,7 +14,7 @@ import atexit
 import contextlib
 import fcntl
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -40,6 +40,7 @@ class Grade:
     correct_relaxed: bool | None
 
 
+Judge = Callable[[str], bool | None]
 _JUDGE = AlgebraJudge()
 atexit.register(_JUDGE.close)
 
@@ -56,10 +57,11 @@ def given_up() -> int:
     return _JUDGE.given_up
 
 
-def grade_text(text: str | None, gold: str | None) -> Grade:
+def grade_text(text: str | None, gold: str | None, *, judge: Judge | None = None) -> Grade:
     """Extract and judge the answer of one completion.
 
-    No text: nothing is known. No gold answer: the answers are extracted, ``correct`` stays ``None``.
+    No text: nothing is known. No gold answer: the answers are extracted, ``correct`` stays ``None``. ``judge`` says
+    whether an answer is right where that takes more than comparing it with the gold one.
     """
     if text is None:
         return Grade(None, None, None, None)
@@ -67,14 +69,31 @@ def grade_text(text: str | None, gold: str | None) -> Grade:
     relaxed = strict if strict is not None else extract_relaxed(text)
     if gold is None or not str(gold).strip():
         return Grade(strict, relaxed, None, None)
-    correct = strict is not None and answers_equal(str(gold), strict)
-    correct_relaxed = correct if relaxed == strict else relaxed is not None and answers_equal(str(gold), relaxed)
-    return Grade(strict, relaxed, correct, correct_relaxed)
+    right = judge or (lambda answer: answers_equal(str(gold), answer))
+    correct = right(strict) if strict is not None else False
+    if relaxed == strict:
+        return Grade(strict, relaxed, correct, correct)
+    return Grade(strict, relaxed, correct, right(relaxed) if relaxed is not None else False)
+
+
+def grade_problem_text(problem: Problem, text: str | None) -> Grade:
+    """:func:`grade_text` by the rules of the problem's benchmark."""
+    if problem.benchmark.startswith("reasoning_gym.") and problem.metadata.get("scorer") == "reasoning_gym":
+        return grade_text(text, problem.answer, judge=lambda answer: _gym_right(problem, answer))
+    return grade_text(text, problem.answer)
+
+
+def _gym_right(problem: Problem, answer: str) -> bool | None:
+    """Full credit by the family's own rule, or exact equality; ``None`` where no rule may be run on model output."""
+    from opsd_eval.gym import gym_correct
+
+    verdict = gym_correct(problem, answer)
+    return verdict if verdict is not False else compare_exactly(str(problem.answer), answer) is True
 
 
 def grade_sample(problem: Problem, sample: Sample) -> Sample:
     """The sample with its five grading fields filled in."""
-    grade = grade_text(sample.text, problem.answer)
+    grade = grade_problem_text(problem, sample.text)
     return replace(
         sample,
         answer_strict=grade.answer_strict,
@@ -256,7 +275,7 @@ def _grade_line(line: bytes, problems: Mapping[str, Problem], where: str) -> str
         raise ValueError(f"{where}: problem_id {sample.problem_id!r} is not in problems.jsonl")
     if sample.text is not None and not isinstance(sample.text, str):
         raise ValueError(f"{where}: text must be a string or null, got {type(sample.text).__name__}")
-    grade = grade_text(sample.text, problem.answer)
+    grade = grade_problem_text(problem, sample.text)
     return json.dumps({
         "problem_id": sample.problem_id,
         "draw": sample.draw,

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from opsd_eval.metrics import METRICS, expand_metrics, find_metric
+from opsd_eval.estimates import corpus_rows, estimate_rows
+from opsd_eval.metrics import CORPUS_METRICS, METRICS, expand_metrics, find_metric
 from opsd_eval.metrics.base import Metric, forget_texts
 from opsd_eval.metrics.markers import counts_words
 from opsd_eval.records import Problem, Sample, read_json, read_problems, write_json, write_text
@@ -39,6 +40,7 @@ class Measures:
     n: np.ndarray
     values: dict[str, np.ndarray] = field(default_factory=dict)
     words: int = 0  # problems whose marker rates count words because token counts are unknown
+    corpus: list[dict[str, Any]] = field(default_factory=list)  # rows of metrics of the whole set
     encoder: dict[str, Any] | None = None  # name and threshold of the encoder behind the embedding metrics
 
     def table(self) -> pd.DataFrame:
@@ -71,6 +73,7 @@ def measure_set(
     import pandas as pd
 
     folder = Path(path)
+    metrics = None if metrics is None else list(metrics)
     state = _state(folder)
     index = SampleIndex(folder)
     n = int(index.samples.counts().max(initial=0))
@@ -84,18 +87,21 @@ def measure_set(
         _fill(measures, index, missing, processes=processes, embeddings=embeddings)
     _write_csv(folder / "measures.csv", measures)
     rows = estimate_rows(measures, index.problems, n=n, level=level)
+    corpus = list(CORPUS_METRICS) if metrics is None else [name for name in metrics if name in CORPUS_METRICS]
+    held = {row["metric"] for row in measures.corpus}
+    rows += measures.corpus + corpus_rows(index, [name for name in corpus if name not in held], level=level)
     head = {"files": state, "draws": n, "words": measures.words, "encoder": measures.encoder}
     write_json(folder / "estimates.json", {**head, "rows": rows})
-    names = {metric.name for metric in wanted}
+    names = {metric.name for metric in wanted} | set(corpus)
     return pd.DataFrame([row for row in rows if row["metric"] in names])
 
 
-def _wanted(index: SampleIndex, names: Iterable[str] | None, n: int, embeddings: str | None) -> list[Metric]:
+def _wanted(index: SampleIndex, names: list[str] | None, n: int, embeddings: str | None) -> list[Metric]:
     """The metrics to compute: those named, or the defaults that apply to some problem; then those of the encoder."""
     if names is None:
         found = [m for m in expand_metrics(None, n) if any(map(m.applies, index.problems.values()))]
     else:
-        found = expand_metrics(list(names), n)
+        found = expand_metrics([name for name in names if name not in CORPUS_METRICS], n)
     if embeddings is not None:
         held = {metric.name for metric in found}
         found += [m for m in METRICS.values() if "embeddings" in m.needs and m.name not in held]
@@ -145,6 +151,7 @@ def _still_valid(folder: Path, state: list[list[Any]]) -> Measures | None:
     measures = read_measures(folder)
     measures.words = int(held.get("words") or 0)
     measures.encoder = held.get("encoder")
+    measures.corpus = [row for row in held["rows"] if row["metric"] in CORPUS_METRICS]
     return measures
 
 
@@ -213,47 +220,6 @@ def measure_block(task: Mapping[str, Any]) -> list[tuple[int, bool, list[float]]
 def measure_problem(problem: Problem, samples: Sequence[Sample], metrics: Sequence[Metric]) -> list[float]:
     """The metrics' values for one problem; NaN where a metric is undefined."""
     return [metric(problem, samples) for metric in metrics]
-
-
-# --- estimates --------------------------------------------------------------------------------------------
-
-
-def estimate_rows(
-    measures: Measures, problems: Mapping[str, Problem], *, n: int, level: float
-) -> list[dict[str, Any]]:
-    """One row a metric: metric, estimate, low, high, method, n_problems, n_dropped, chance."""
-    from opsd_eval.stats import mean_estimate
-
-    clusters = None if all(c is None for c in measures.clusters) else measures.clusters
-    rows = []
-    for metric in expand_metrics(list(measures.values), n):
-        estimate = mean_estimate(measures.values[metric.name], clusters=clusters, level=level)
-        method = estimate.method
-        if measures.words and metric.name.startswith("marker_rate"):
-            method += f"; per 1,000 words in {measures.words} problems (token counts unknown)"
-        if measures.encoder and "embeddings" in metric.needs:
-            method += f"; encoder {measures.encoder['name']}, threshold {measures.encoder['threshold']:.3f}"
-        rows.append({
-            "metric": metric.name, "estimate": estimate.value, "low": estimate.low, "high": estimate.high,
-            "method": method, "n_problems": estimate.n_problems, "n_dropped": estimate.n_dropped,
-            "chance": _chance(metric, problems, n),
-        })  # fmt: skip
-    return rows
-
-
-def _chance(metric: Metric, problems: Mapping[str, Problem], n: int) -> float | None:
-    """Mean chance level over the problems the metric applies to; ``None`` where any of them has none."""
-    if metric.chance is None:
-        return None
-    total, count = 0.0, 0
-    for problem in problems.values():
-        if metric.applies(problem):
-            value = metric.chance(problem, n)
-            if value != value:
-                return None
-            total += value
-            count += 1
-    return total / count if count else None
 
 
 def _write_csv(path: Path, measures: Measures) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from opsd_eval.metrics import (
     accuracy,
+    distinguishability,
     diversity,
     embeddings,
     language,
@@ -33,7 +34,7 @@ __all__ = [
 ]  # fmt: skip
 
 _MODULES: tuple[ModuleType, ...] = (
-    accuracy, outcomes, diversity, embeddings, paths, markers, repetition, language, pairs, testbed,
+    accuracy, outcomes, diversity, embeddings, paths, markers, repetition, language, distinguishability, pairs, testbed,
 )  # fmt: skip
 
 

@@ -91,12 +91,19 @@ class SetPairMetric:
 
 @dataclass(frozen=True)
 class CorpusMetric:
-    """One number for a whole sample set; its interval comes from a bootstrap over problems."""
+    """One number for a whole sample set.
+
+    Its interval is over problems: of the mean of ``by_problem`` where the number is such a mean (a problem's value may
+    depend on the other problems), by bootstrap over problems otherwise. ``chance(n)`` is its value under guessing
+    with n problems.
+    """
 
     name: str
     compute: Callable[[Sequence[Problem], Sequence[Sequence[Sample]]], float]
     better: Better
     default: bool = True
+    by_problem: Callable[[Sequence[Problem], Sequence[Sequence[Sample]]], list[float]] | None = None
+    chance: Callable[[int], float] | None = None
 
 
 def mean_or_nan(values: Iterable[float]) -> float:
