@@ -15,7 +15,6 @@ import argparse
 import importlib.util
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -101,7 +100,8 @@ def measure(side, target, shape, *, dtype, threads):
     weight = torch.randn((vocab, width), dtype=getattr(torch, dtype)).mul_(width**-0.5)
     hidden = {role: torch.randn((positions, width), dtype=weight.dtype) * 2.0 for role in ("student", *ROLES[target])}
     function = globals()[side]
-    before = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
+    before = resident("VmRSS")
 
     def once(n):
         now = {role: states[:n].clone() for role, states in hidden.items()}
@@ -114,8 +114,13 @@ def measure(side, target, shape, *, dtype, threads):
     start = time.perf_counter()
     loss, norm = once(positions)
     seconds = time.perf_counter() - start
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
-    return {"seconds": seconds, "bytes": peak, "loss": loss, "grad_norm": norm}
+    return {"seconds": seconds, "bytes": resident("VmHWM") - before, "loss": loss, "grad_norm": norm}
+
+
+def resident(key):
+    """Bytes of resident memory as the kernel counts them: now (VmRSS) or at most (VmHWM)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:"))
 
 
 def gradient_error(side, target, shape, *, threads):

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-_PANEL_BYTES = 16 << 20
+_PANEL_BYTES = 8 << 20
 _KEPT: list[int] = []  # filled once by keep_freed_memory
 
 
@@ -113,15 +113,19 @@ def compute_dtype(*tensors: Tensor) -> torch.dtype:
 
 
 def _panels(head: Head, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
-    """The real rows of the weight in ``dtype``: one view if it has that type, else panels of a few MiB."""
+    """The real rows of the weight in ``dtype``: one view if it has that type, else panels in one reused buffer.
+
+    A panel is valid until the next one is asked for.
+    """
     weight = head.weight.detach()
     if weight.dtype == dtype:
         yield slice(0, head.size), weight[: head.size]
         return
-    rows = max(1, _PANEL_BYTES // (weight.shape[1] * dtype.itemsize))
+    rows = min(head.size, max(1, _PANEL_BYTES // (weight.shape[1] * dtype.itemsize)))
+    buffer = torch.empty((rows, weight.shape[1]), dtype=dtype, device=weight.device)
     for start in range(0, head.size, rows):
         stop = min(start + rows, head.size)
-        yield slice(start, stop), weight[start:stop].to(dtype)
+        yield slice(start, stop), buffer[: stop - start].copy_(weight[start:stop])
 
 
 def project(hidden: Tensor, head: Head, *, out: Tensor) -> Tensor:
@@ -149,7 +153,10 @@ def project_roles(
 
 
 def _same(one: Head, other: Head) -> bool:
-    return one.weight.data_ptr() == other.weight.data_ptr() and one.size == other.size and one.bias is other.bias
+    def place(tensor: Tensor | None) -> int | None:
+        return None if tensor is None else tensor.data_ptr()
+
+    return (place(one.weight), place(one.bias), one.size) == (place(other.weight), place(other.bias), other.size)
 
 
 def project_back(grad_logits: Tensor, head: Head) -> Tensor:

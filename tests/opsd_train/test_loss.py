@@ -162,6 +162,22 @@ def test_any_chunk_gives_the_same_numbers(chunk, monkeypatch):
         assert torch.allclose(one, other, rtol=1e-5, atol=1e-7)
 
 
+def test_logits_exist_for_one_chunk_of_positions_at_most_and_roles_share_a_product(monkeypatch):
+    from opsd_train import head as head_module
+
+    shapes, project = [], head_module.project
+    monkeypatch.setattr(head_module, "project", lambda h, head, *, out: shapes.append(out.shape) or project(h, head, out=out))
+    hidden, weight = states()
+    hidden["student"].requires_grad_()
+    bias = torch.zeros(PADDED)
+    chunked_loss(hidden, Head(weight, bias, V), method=Method("purified"), chunk=4).loss.backward()
+    assert shapes == [(4 * 4, V)] * 5 + [(4 * 1, V)]
+    shapes.clear()
+    heads = {"student": Head(weight, bias, V), "base": Head(weight.clone(), bias, V)}
+    chunked_loss(hidden, heads, method=Method("purified"), chunk=N).loss.backward()
+    assert shapes == [(N, V), (N, V), (2 * N, V)]
+
+
 def test_automatic_chunk_keeps_to_its_memory():
     for roles, vocab in ((2, 151_936), (4, 151_936), (4, 32), (4, 1_000_000)):
         positions = loss_module.block_positions(roles, vocab)
