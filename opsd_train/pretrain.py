@@ -42,6 +42,15 @@ class PretrainConfig:
     tokens_per_trace: float = 32.0
 
 
+FAMILY_STEPS = {"slips": 2000}  # its corpus holds fewer values that are not copied or slipped: slower to learn
+
+
+def default_config(world_name: str) -> PretrainConfig:
+    """The configuration that made the shipped bases of a world."""
+    steps = FAMILY_STEPS.get(world(world_name).family, PretrainConfig.steps)
+    return PretrainConfig(steps=steps)
+
+
 def pick_trace(
     family: str, item: Canonical, rng: random.Random, *, hunches: list[int]
 ) -> tuple[str, str]:
@@ -174,7 +183,7 @@ def fit(
 
 
 def pretrain(
-    world_name: str, *, seed: int, out: Path | str, config: PretrainConfig = PretrainConfig(), threads: int = 1
+    world_name: str, *, seed: int, out: Path | str, config: PretrainConfig | None = None, threads: int = 1
 ) -> dict[str, Any]:
     """Train the base of a world's family and write model, tokenizer and ``base.json`` to ``out``; returns the latter.
 
@@ -188,6 +197,7 @@ def pretrain(
     place, out = world(world_name), Path(out)
     if out.exists() and any(out.iterdir()):
         raise ValueError(f"{out} exists and is not empty; choose another folder or empty it first")
+    config = config or default_config(world_name)
     torch.set_num_threads(threads)
     started = time.perf_counter()
     tokenizer = build_tokenizer()
@@ -228,12 +238,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("world", help=f"which world's base to train: {', '.join(WORLDS)}")
     parser.add_argument("--seed", type=int, default=0, help="seed of initial weights, corpus and order (default 0)")
     parser.add_argument("--out", type=Path, required=True, help="new folder for model, tokenizer and base.json")
-    parser.add_argument("--steps", type=int, help=f"optimiser steps (default {PretrainConfig.steps})")
+    parser.add_argument("--steps", type=int, help="optimiser steps (default: those of the shipped base)")
 
 
 def run(args: argparse.Namespace) -> int:
     """Body of ``opsd-train pretrain``."""
-    config = PretrainConfig() if args.steps is None else PretrainConfig(steps=args.steps)
+    config = default_config(args.world) if args.steps is None else PretrainConfig(steps=args.steps)
     record = pretrain(args.world, seed=args.seed, out=args.out, config=config)
     print(f"{args.out}: {record['parameters']:,} parameters, loss {record['final_loss']:.4f}, "
           f"{record['training_seconds']:.0f} s")
