@@ -26,7 +26,7 @@ from analyses.jobs import Job, JobFailed, run_jobs
 from opsd_eval import report, report_data, scorecard, scorecard_text
 from opsd_eval.names import lookup
 from opsd_eval.records import read_json, write_json
-from opsd_eval.tables import BASE
+from opsd_eval.tables import BASE, PAIR_FILE
 from opsd_eval.testbed import base_path
 
 LAST_PART = 0.97
@@ -68,7 +68,13 @@ def plan(config: AblationConfig, study: Path) -> list[Job]:
         for split in config.splits
         for step in config.steps_of(split)
     ]
-    return [job for job in [*trainings, *bases, *checkpoints] if job is not None]
+    again = [job for cell in cells for split in config.splits for job in _reported(config, study, cell, split)]
+    first = [
+        _more(config, set_folder(study, run_name(world, seed, BASE), world, config.in_distribution, 0))
+        for world, there in config.worlds.items()
+        for seed in there.base_seeds
+    ]
+    return [job for job in [*trainings, *bases, *checkpoints, *first, *again] if job is not None]
 
 
 def train_config(config: AblationConfig, world: str, base_seed: int, arm: str, train_seed: int) -> dict[str, Any]:
@@ -117,7 +123,39 @@ def _evaluation(
     }  # fmt: skip
     weight = config.n_problems * config.draws / 80
     needs = () if step == 0 else (run,)
-    return Job(f"{run}.{split}.{step:06d}", stages.evaluate_set, arguments, needs=needs, weight=weight)
+    return Job(_set_name(folder), stages.evaluate_set, arguments, needs=needs, weight=weight)
+
+
+def _reported(config: AblationConfig, study: Path, cell: tuple[str, int, str, int], split: str) -> Iterator[Job | None]:
+    """What is measured at the reported checkpoint only: the set against its base's, and slow metrics."""
+    world, base_seed, arm, train_seed = cell
+    folder = set_folder(study, run_name(world, base_seed, arm, train_seed), world, split, config.reported_step)
+    base = set_folder(study, run_name(world, base_seed, BASE), world, split, 0)
+    if not (folder / PAIR_FILE).exists():
+        yield Job(
+            f"{_set_name(folder)}.against_base", stages.compare_with_base,
+            {"base": str(base), "out": str(folder), "level": config.level},
+            needs=(_set_name(base), f"{_set_name(base)}.more", _set_name(folder)),
+            weight=config.n_problems * config.draws / 160,
+        )  # fmt: skip
+    if split == config.in_distribution:
+        yield _more(config, folder)
+
+
+def _more(config: AblationConfig, folder: Path) -> Job | None:
+    names = list(config.report_metrics)
+    if not names or (stages.is_measured(folder) and stages.has_columns(folder, names)):
+        return None
+    return Job(
+        f"{_set_name(folder)}.more", stages.measure_more,
+        {"out": str(folder), "metrics": names, "level": config.level},
+        needs=(_set_name(folder), f"{_set_name(folder)}.against_base"), weight=config.n_problems * config.draws / 40,
+    )  # fmt: skip
+
+
+def _set_name(folder: Path) -> str:
+    """``RUN.split.step``: the name of the job that makes a sample set."""
+    return f"{folder.parents[2].name}.{folder.parent.name.rsplit('.', 1)[-1]}.{folder.name.removeprefix('step-')}"
 
 
 # --- the study folder -------------------------------------------------------------------------------------

@@ -35,6 +35,7 @@ class AblationConfig:
 
     ``arms`` maps an arm's name to training options (``method.target: purified``); ``train`` holds those that all arms
     share, a world's own come on top. ``report_step`` is the checkpoint the scorecard is about (``last`` or a step);
+    ``report_metrics`` (slow ones) are measured there only, in distribution;
     ``series_splits`` are evaluated at every step of ``evaluate_steps``, the other splits only at the reported one.
     """
 
@@ -54,6 +55,7 @@ class AblationConfig:
     margins: Mapping[str, float]
     gap_metrics: tuple[str, ...] = ()
     metrics: tuple[str, ...] | None = None
+    report_metrics: tuple[str, ...] = ()
     series_splits: tuple[str, ...] | None = None
     report_step: str | int = "last"
     problem_seed: int = 0

@@ -21,6 +21,7 @@ from typing import Any
 
 GRACE_SECONDS = 20.0
 POLL_SECONDS = 0.5
+QUIET_SECONDS = 15.0  # between lines of progress when nobody watches a terminal
 
 
 @dataclass(frozen=True)
@@ -161,6 +162,9 @@ def _stop(workers: Sequence[_Worker]) -> None:
 
 def _serve(connection: Connection, warm_up: Callable[[], None] | None) -> None:
     """Take jobs until told to stop. Ctrl-C is the parent's business."""
+    from tqdm import tqdm
+
+    tqdm.set_lock(threading.RLock())  # its default is a system semaphore, which a killed worker would leave behind
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if warm_up is not None:
@@ -210,7 +214,8 @@ class _Progress:
 
         self.total, self.n_jobs, self.n_done, self.weight_done = sum(j.weight for j in jobs), len(jobs), 0, 0.0
         layout = "{desc} {percentage:3.0f}% |{bar}| {elapsed} so far, {remaining} left{postfix}"
-        self.bar = tqdm(total=self.total, desc=title, bar_format=layout, mininterval=0.2, dynamic_ncols=True)
+        self.bar = tqdm(total=self.total, desc=title, bar_format=layout, dynamic_ncols=True)
+        self.shown, self.pause = 0.0, 0.0 if sys.stderr.isatty() else QUIET_SECONDS
 
     def __enter__(self) -> _Progress:
         return self
@@ -227,6 +232,7 @@ class _Progress:
         reached = min(self.total, self.weight_done + under_way)
         names = ", ".join(j.name for j in running)
         self.bar.set_postfix_str(f"{self.n_done}/{self.n_jobs} jobs{'; ' if names else ''}{names}", refresh=False)
-        if reached > self.bar.n:
-            self.bar.update(reached - self.bar.n)
-        self.bar.refresh()
+        self.bar.n = max(self.bar.n, reached)
+        if time.monotonic() - self.shown >= self.pause:
+            self.bar.refresh()
+            self.shown = time.monotonic()

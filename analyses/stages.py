@@ -5,7 +5,7 @@ Functions at the top of a module, so that a worker process can take them; torch 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ def evaluate_set(
 
     settings = Sampling(**sampling)
     problems = load_benchmark(benchmark["name"], limit=benchmark["limit"], seed=benchmark["seed"])
-    engine = load_engine("transformers", model_path)
+    engine: Any = load_engine("transformers", model_path)
     model = {"path": portable(model_path), "sha256": sha256_folder(model_path), "adapter": None, "step": step}
     run = new_run_record(
         name, "samples", model=model, config={"benchmark": dict(benchmark), "draws": draws}, sampling=dict(sampling),
@@ -54,6 +54,26 @@ def evaluate_set(
     )
     grade_set(Path(out))
     measure_set(Path(out), metrics=metrics, level=level)
+
+
+def measure_more(out: str, *, metrics: list[str], level: float) -> None:
+    """Add metrics that are too slow for every checkpoint (embeddings) to a measured set."""
+    from opsd_eval.measure import measure_set
+
+    measure_set(Path(out), metrics=metrics, level=level)
+
+
+def compare_with_base(base: str, out: str, *, level: float) -> None:
+    """Measure what only a pair of sets can show (lost support, hard tail, marker shift) into ``against_base.csv``."""
+    from opsd_eval.tables import pair_table, save_pair_table
+
+    save_pair_table(pair_table(Path(base), Path(out), level=level), Path(out))
+
+
+def has_columns(folder: Path, metrics: Sequence[str]) -> bool:
+    """Whether a measured set already has these metrics."""
+    with (folder / "measures.csv").open(encoding="utf-8") as file:
+        return set(metrics) <= set(file.readline().strip().split(","))
 
 
 def portable(path: str) -> str:

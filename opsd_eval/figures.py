@@ -72,8 +72,12 @@ def _largest(data: ReportData, prefix: str) -> str | None:
 
 def _strips(data: ReportData, metrics: Sequence[str]) -> Figure | None:
     """One panel a metric: arms side by side within each split, interval bars, chance as a dotted line."""
-    measured = {r["metric"] for r in data.rows if r["contrast"] == "level"}
-    shown = [m for m in metrics if m in measured]
+    found: dict[str, set[float]] = {}
+    for r in data.rows:
+        if r["contrast"] == "level" and r["metric"] in metrics and r["estimate"] == r["estimate"]:
+            found.setdefault(r["metric"], set()).add(round(r["estimate"], 12))
+    shown = [m for m in metrics if len(found.get(m, ())) > 1]
+    constant = [f"{m} ({next(iter(v)):g})" for m, v in found.items() if len(v) == 1]
     if not shown:
         return None
     lines = -(-len(shown) // MAX_PANELS)
@@ -88,7 +92,8 @@ def _strips(data: ReportData, metrics: Sequence[str]) -> Figure | None:
         for at in range(len(shown), lines * across):
             axes[at_world * lines + at // across, at % across].set_axis_off()
     legend(figure, axes[0, 0])
-    footnote(figure, _n_text(data))
+    same = f"\nthe same everywhere, not drawn: {', '.join(constant)}" if constant else ""
+    footnote(figure, _n_text(data) + same)
     return figure
 
 
@@ -208,7 +213,9 @@ def _forest(data: ReportData, rows: Sequence[Mapping[str, Any]], metrics: Sequen
             labels = [f"{c.replace('-', ' − ', 1)} · {s}" for c, s in names]
             panel.set_yticks(range(len(names)), labels if at_metric == 0 else [""] * len(names))
             panel.set(title=f"{metric}\n{world}", ylim=(len(names) - 0.4, -0.6))
-    footnote(figure, f"{label}; shaded: margin · {_n_text(data)}")
+            panel.locator_params(axis="x", nbins=5)
+    shaded = "; shaded: margin" if any(r["margin"] for r in rows) else ""
+    footnote(figure, f"{label}{shaded} · {_n_text(data)}")
     return figure
 
 

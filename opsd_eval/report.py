@@ -40,6 +40,7 @@ def _tables(data: ReportData) -> dict:
     found = {
         "scorecard": pd.DataFrame(data.rows), "problem_values": data.values.drop(columns="path"),
         "outcomes": data.outcomes.drop(columns="path", errors="ignore"), "training": data.training,
+        "against_base": data.pairs, "estimates": tables.estimates(data.sets),
         "recovered": pd.DataFrame(data.recovered),
     }  # fmt: skip
     metric = next(iter(data.settings.primary), None)

@@ -35,6 +35,7 @@ class ReportData:
     draws: int | None = None
     notes: Sequence[str] = ()
     recovered: Sequence[Mapping[str, Any]] = ()
+    pairs: Frame = None
 
     @property
     def worlds(self) -> list[str]:
@@ -79,7 +80,7 @@ def from_study(
         title=str(config.get("title") or Path(study).name), arms=settings.arms, sets=sets,
         rows=scorecard.build_scorecard(at_report, settings), recovered=scorecard.recovered_rows(at_report, settings),
         reported=reported, values=values, outcomes=tables.outcome_shares(sets), training=tables.training(study),
-        settings=settings, config=config, about=about, draws=draws,
+        settings=settings, config=config, about=about, draws=draws, pairs=tables.against_base(reported),
     )  # fmt: skip
 
 
@@ -112,8 +113,22 @@ def from_sets(paths: Sequence[Path | str], *, margin: float | None = None, level
     return ReportData(
         title="Sample sets", arms=arms, rows=scorecard.build_scorecard(values, settings), sets=sets, reported=sets,
         values=values, outcomes=tables.outcome_shares(sets), training=pd.DataFrame(), settings=settings,
-        config=config, draws=_draws(values), notes=notes,
+        config=config, draws=_draws(values), notes=notes, pairs=_pairs(sets, contrasts, level),
     )  # fmt: skip
+
+
+def _pairs(sets: Sequence[tables.SetInfo], contrasts: Sequence[tuple[str, str]], level: float) -> Frame:
+    """Pair metrics of every compared set against the baseline's set of the same world and split."""
+    import pandas as pd
+
+    place = {(s.arm, s.world, s.split): s for s in sets}
+    found = [
+        tables.pair_table(place[other, s.world, s.split].path, s.path, level=level).assign(**s.columns())
+        for arm, other in contrasts for s in sets if s.arm == arm and (other, s.world, s.split) in place
+    ]  # fmt: skip
+    if not found:
+        return pd.DataFrame()
+    return pd.concat(found, ignore_index=True)[[*tables.INDEX, *tables.PAIR_COLUMNS]]
 
 
 def directions(metrics: set[str] | Sequence[str], n: int) -> dict[str, str]:

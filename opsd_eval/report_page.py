@@ -100,11 +100,25 @@ def _world(data: ReportData, world: str) -> dict[str, Any]:
     rest = [e for e in entries if not text.is_primary(e)]
     return {
         "name": world, "about": data.about.get(world, ""), "primary": _table(data, primary), "rest": _table(data, rest),
+        "pairs": _pair_rows(data, world),
         "recovered": [
             {**row, "value": text.number(row["estimate"]), "interval": text.interval(row["low"], row["high"])}
             for row in data.recovered if row["world"] == world and row["estimate"] == row["estimate"]
         ],
     }  # fmt: skip
+
+
+def _pair_rows(data: ReportData, world: str) -> list[dict[str, Any]]:
+    if data.pairs is None or data.pairs.empty:
+        return []
+    rows = data.pairs[data.pairs["world"] == world].to_dict("records")
+    return [
+        {"split": r["split"], "arm": r["arm"], "metric": r["metric"], "n": f"{r['n_problems']}/{r['n_dropped']}",
+         "run": " ".join(f"{name}{int(r[key])}" for name, key in (("s", "base_seed"), ("t", "train_seed"))
+                         if r[key] is not None and r[key] == r[key]),
+         "value": text.number(r["estimate"]), "interval": text.interval(r["low"], r["high"])}
+        for r in rows
+    ]  # fmt: skip
 
 
 def _table(data: ReportData, entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -130,7 +144,7 @@ def _level(row: Mapping[str, Any] | None) -> dict[str, str]:
 def _contrast(row: Mapping[str, Any] | None) -> dict[str, Any]:
     if row is None:
         return {"verdict": None}
-    verdict = shown_verdict(row)
+    verdict = text.shown_verdict(row)
     p = row["p_value"] if row["p_adjusted"] is None else row["p_adjusted"]
     small = [text.p_text(p) + (" adj." if row["p_adjusted"] is not None else "")]
     small += [f"mde {text.number(row['mde'])}"] if verdict == "undecided" else []
@@ -139,13 +153,6 @@ def _contrast(row: Mapping[str, Any] | None) -> dict[str, Any]:
         "interval": text.interval(row["difference_low"], row["difference_high"], signed=True),
         "small": " · ".join(part for part in small if part.strip()),
     }  # fmt: skip
-
-
-def shown_verdict(row: Mapping[str, Any]) -> str:
-    """The row's verdict; ``differs`` for an interval off 0 of a metric that has no better direction."""
-    low, high = row["difference_low"], row["difference_high"]
-    off_zero = low is not None and high is not None and (low > 0 or high < 0)
-    return "differs" if row["verdict"] == "undecided" and row["better"] == "neither" and off_zero else row["verdict"]
 
 
 def _verdict(name: str) -> dict[str, str]:

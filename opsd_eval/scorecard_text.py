@@ -9,8 +9,8 @@ LEVEL = "level"
 DASH = "–"
 FOOTNOTE = (
     "± is half the width of the {level:.0%} interval over problems. preserved: the interval of the difference lies "
-    "inside the margin; improved, degraded: it excludes 0; undecided: neither (the report gives the smallest effect "
-    "it could have seen)."
+    "inside the margin; improved, degraded: it excludes 0 (differs, where no direction is better); undecided: neither "
+    "(the report gives the smallest effect it could have seen)."
 )
 
 
@@ -69,6 +69,13 @@ def columns(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[str]]:
 def minus(contrast: str) -> str:
     """``standard-base`` as it is read: ``standard − base``."""
     return contrast.replace("-", " − ", 1)
+
+
+def shown_verdict(row: Mapping[str, Any]) -> str:
+    """The row's verdict; ``differs`` for an interval off 0 of a metric that has no better direction."""
+    low, high = row["difference_low"], row["difference_high"]
+    off_zero = low is not None and high is not None and (low > 0 or high < 0)
+    return "differs" if row["verdict"] == "undecided" and row["better"] == "neither" and off_zero else row["verdict"]
 
 
 # --- Markdown ---------------------------------------------------------------------------------------------
@@ -144,8 +151,9 @@ def contrast_text(row: Mapping[str, Any] | None) -> str:
         return DASH
     limits = interval(row["difference_low"], row["difference_high"], signed=True)
     p = row["p_value"] if row["p_adjusted"] is None else row["p_adjusted"]
-    parts = [number(row["difference"], signed=True), limits, f"**{row['verdict']}**", p_text(p)]
-    if row["verdict"] == "undecided":
+    verdict = shown_verdict(row)
+    parts = [number(row["difference"], signed=True), limits, f"**{verdict}**", p_text(p)]
+    if verdict == "undecided":
         parts.append(f"(mde {number(row['mde'])})")
     return " ".join(part for part in parts if part)
 
@@ -198,7 +206,7 @@ def _terminal_cells(entry: Mapping[str, Any], arms: Sequence[str], contrasts: Se
             cells.append(DASH)
         else:
             keys = ("difference", "difference_low", "difference_high")
-            cells.append(f"{with_half_width(*(row[k] for k in keys), signed=True)} {row['verdict']}")
+            cells.append(f"{with_half_width(*(row[k] for k in keys), signed=True)} {shown_verdict(row)}")
     return cells
 
 

@@ -21,6 +21,8 @@ Frame: TypeAlias = Any  # a pandas DataFrame; its published types are too wide t
 RUN_NAME = re.compile(r"^(?P<world>.+)_s(?P<base_seed>\d+)_(?P<arm>.+?)(?:_t(?P<train_seed>\d+))?$")
 STEP_NAME = re.compile(r"^step-(\d+)$")
 INDEX = ("world", "split", "arm", "base_seed", "train_seed", "step")
+PAIR_FILE = "against_base.csv"
+PAIR_COLUMNS = ("metric", "estimate", "low", "high", "n_problems", "n_dropped", "better", "chance", "method")
 MEASURE_KEYS = ("problem_id", "cluster", "n")
 
 
@@ -153,6 +155,30 @@ def estimate_rows(folder: Path | str) -> list[dict[str, Any]]:
     """The rows of one sample set's ``estimates.json``."""
     content = read_json(Path(folder) / "estimates.json")
     return content["rows"] if isinstance(content, Mapping) else content
+
+
+def pair_table(base: Path, other: Path, *, level: float = 0.95) -> Frame:
+    """What only a pair of sample sets can show (lost support, hard tail, shift of markers): one row a metric."""
+    from opsd_eval.compare import compare_sets
+    from opsd_eval.metrics import PAIR_METRICS, SET_PAIR_METRICS
+
+    table: Frame = compare_sets(base, other, metrics=[*PAIR_METRICS, *SET_PAIR_METRICS], level=level)
+    return table.rename(columns={"difference": "estimate"})[list(PAIR_COLUMNS)]
+
+
+def save_pair_table(table: Frame, folder: Path) -> None:
+    """Write a :func:`pair_table` into the compared set's folder as ``against_base.csv``."""
+    write_text(folder / PAIR_FILE, table.to_csv(index=False, lineterminator="\n"))
+
+
+def against_base(sets: Iterable[SetInfo]) -> Frame:
+    """Index columns and :func:`pair_table` rows of every set that was compared with its base; may be empty."""
+    import pandas as pd
+
+    found = [pd.read_csv(s.path / PAIR_FILE).assign(**s.columns()) for s in sets if (s.path / PAIR_FILE).exists()]
+    if not found:
+        return pd.DataFrame()
+    return pd.concat(found, ignore_index=True)[[*INDEX, *PAIR_COLUMNS]]
 
 
 def outcome_shares(sets: Iterable[SetInfo]) -> Frame:

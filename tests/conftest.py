@@ -14,11 +14,11 @@ MARKERS = {"base": 40.0, "standard": 8.0, "purified": 41.0}
 OUTCOMES = ("loop", "truncated", "no_answer", "wrong")
 
 
-def write_set(folder: Path, *, world="hunch_r10", split="id", arm="base", n=12, draws=4, seed=0, step=0, text=None):
+def write_set(folder: Path, *, world="made_up", split="id", arm="base", n=12, draws=4, seed=0, step=0, text=None):
     """A graded and measured sample set of made-up completions; returns its folder."""
     rng = random.Random(f"{world}/{arm}/{split}/{seed}/{step}")
     problems = [
-        records.Problem(f"{world}/{split}/{i:04d}", f"Q: {i} + 1 = ?", str(i + 1), benchmark=f"testbed.{world}.{split}",
+        records.Problem(f"{world}/{split}/{i:04d}", f"Q: {i} + 1 = ?", str(i + 1), benchmark=f"{world}.{split}",
                         split=split)
         for i in range(n)
     ]  # fmt: skip
@@ -43,6 +43,11 @@ def write_set(folder: Path, *, world="hunch_r10", split="id", arm="base", n=12, 
     records.append_samples(folder, samples)
     records.append_jsonl(folder / "grades.jsonl", grades)
     records.write_text(folder / "measures.csv", "\n".join(rows) + "\n")
+    share = sum(g["correct"] for g in grades) / len(grades)
+    records.write_json(folder / "estimates.json", {"draws": draws, "rows": [
+        {"metric": "avg@4", "estimate": share, "low": share - 0.1, "high": share + 0.1, "method": "made up",
+         "n_problems": n, "n_dropped": 0, "chance": 0.01},
+    ]})  # fmt: skip
     return folder
 
 

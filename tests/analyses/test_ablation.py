@@ -22,7 +22,7 @@ TINY = {
               "rollout.max_new_tokens": 24},
     "evaluate_steps": [1, 2], "in_distribution": "id", "out_of_distribution": ["longer"], "n_problems": 4, "draws": 2,
     "sampling": {"temperature": 1.0, "max_new_tokens": 24}, "primary": ["avg@2"], "margins": {"avg@2": 0.05},
-    "gap_metrics": ["avg@2"],
+    "gap_metrics": ["avg@2"], "report_metrics": [],
 }  # fmt: skip
 
 
@@ -83,22 +83,21 @@ def test_a_study_of_another_config_is_refused_and_a_new_title_is_not(tmp_path):
     with ablation.claimed(tmp_path, {**TINY, "title": "another"}):
         pass
     changed = {**TINY, "draws": 3, "sampling": {"temperature": 0.5, "max_new_tokens": 24}}
-    with pytest.raises(ValueError, match=r"draws: 2 there, 3 now(.|\n)*sampling\.temperature: 1\.0 there, 0\.5 now"):
-        with ablation.claimed(tmp_path, changed):
-            raise AssertionError("not refused")
+    said = r"draws: 2 there, 3 now(.|\n)*sampling\.temperature: 1\.0 there, 0\.5 now"
+    with pytest.raises(ValueError, match=said), ablation.claimed(tmp_path, changed):
+        raise AssertionError("not refused")
 
 
 def test_two_processes_cannot_share_a_study(tmp_path):
-    with ablation.claimed(tmp_path, TINY):
-        with pytest.raises(ValueError, match=f"in use by process {os.getpid()}"):
-            with ablation.claimed(tmp_path, TINY):
-                raise AssertionError("not refused")
+    refused = pytest.raises(ValueError, match=f"in use by process {os.getpid()}")
+    with ablation.claimed(tmp_path, TINY), refused, ablation.claimed(tmp_path, TINY):
+        raise AssertionError("not refused")
 
 
 def test_the_plan_covers_every_cell_and_skips_what_is_done(tmp_path, make_set):
     config = parse_config(TINY)
     jobs = {job.name: job for job in ablation.plan(config, tmp_path)}
-    assert len(jobs) == 2 + 2 + 2 * 2 * 2  # trainings, base sets, checkpoints' sets
+    assert len(jobs) == 2 + 2 + 2 * 2 * 2 + 2 * 2  # trainings, base sets, checkpoints' sets, reported sets against base
     assert jobs["hunch_r10_s0_purified_t1.id.000002"].needs == ("hunch_r10_s0_purified_t1",)
     assert jobs["hunch_r10_s0_base.id.000000"].needs == ()
     trained = jobs["hunch_r10_s0_standard_t1"].arguments["config"]

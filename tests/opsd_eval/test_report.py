@@ -142,7 +142,7 @@ def test_loose_sets_are_compared_with_the_first(tmp_path, make_set):
     assert code == 0
     rows = json.loads((tmp_path / "out" / "scorecard.json").read_text())["rows"]
     found = [r for r in rows if r["contrast"] != "level" and r["metric"] == "avg@4"]
-    assert [r["contrast"] for r in found] == ["hunch_r10_standard-hunch_r10_base"]
+    assert [r["contrast"] for r in found] == ["made_up_standard-made_up_base"]
     assert found[0]["margin"] == 0.02 and found[0]["verdict"] == "degraded"
 
 

@@ -84,8 +84,8 @@ def test_training_flattens_and_a_repeated_step_counts_once(study):
 
 def test_loose_sets_get_unique_names(tmp_path, make_set):
     sets = tables.loose_sets([make_set(tmp_path / "a"), make_set(tmp_path / "b")])
-    assert [s.arm for s in sets] == ["hunch_r10_base", "hunch_r10_base (2)"]
-    assert {(s.world, s.split) for s in sets} == {("testbed.hunch_r10.id", "id")}
+    assert [s.arm for s in sets] == ["made_up_base", "made_up_base (2)"]
+    assert {(s.world, s.split) for s in sets} == {("made_up.id", "id")}
 
 
 def test_saved_tables_cannot_carry_formulas(tmp_path):
