@@ -31,7 +31,7 @@ from opsd_train.head import (
     project_back,
     project_roles,
 )
-from opsd_train.targets import LOGP_FLOOR, Target, TargetParams, get_target, normalise
+from opsd_train.targets import Target, TargetParams, get_target, normalise
 
 _BLOCK_BYTES = 128 << 20  # logits of all roles for one block of positions
 _ROW_ELEMENTS = 1 << 19  # entries handled at once by elementwise work: a few MiB a temporary, inside the cache
@@ -95,6 +95,9 @@ def chunked_loss(
     divisor = float(n if n_tokens is None else n_tokens)
     frozen = {role: hidden[role].detach() for role in roles}
     by_role = {role: heads.get(role, own).detached() for role in ("student", *roles)}
+    if len({head.size for head in by_role.values()}) > 1:
+        sizes = {role: head.size for role, head in by_role.items()}
+        raise ValueError(f"the roles' output heads have different vocabularies {sizes}; all must be the student's")
     job = _Job(method, target, roles, frozen, by_role, weights, 1.0 / max(divisor, 1.0), chunk)
     loss = _BlockLoss.apply(hidden["student"], own.weight, own.bias, job)
     return LossOutput(loss, divisor, job.stats)  # type: ignore[arg-type]
@@ -245,6 +248,3 @@ def student_entropy(hidden: Tensor, head: Head) -> Tensor:
         logp = normalise(logits)
         entropy[start : start + step] = -torch.linalg.vecdot(logp.exp(), logp).float()
     return entropy
-
-
-__all__ = ["LOGP_FLOOR", "LossOutput", "Method", "chunked_loss", "student_entropy"]

@@ -343,6 +343,8 @@ def test_bad_input_says_what_to_do():
         chunked_loss({**hidden, "teacher": hidden["teacher"][:-1]}, head, method=Method("standard"))
     with pytest.raises(ValueError, match="weights"):
         chunked_loss(hidden, head, method=Method("standard"), weights=torch.ones(3))
+    with pytest.raises(ValueError, match="different vocabularies"):
+        chunked_loss(hidden, {"student": head, "base": Head(weight, None, V + 2)}, method=Method("purified"))
     with pytest.raises(ValueError, match="chunk"):
         chunked_loss(hidden, head, method=Method("standard"), chunk=0)
     with pytest.raises(ValueError, match="purified"):
