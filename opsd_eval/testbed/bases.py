@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from opsd_eval.records import read_json
 from opsd_eval.testbed.worlds import SWEEP, world
 
 BASES = Path(__file__).parent / "bases"
@@ -27,3 +28,21 @@ def base_path(world_name: str, seed: int) -> Path:
             f"Train one with: opsd-train pretrain {world_name} --seed {seed} --out DIR"
         )
     return path
+
+
+def bases_table() -> str:
+    """What ``base.json`` records of every shipped base, as Markdown; worlds that share weights share a row."""
+    splits = ("id", "longer", "larger", "heldout_mix")
+    rates = ("p_check", "step_accuracy", "p_wait_given_mismatch", "slip_rate")
+    head = ["base", "steps", "loss", *splits, *rates, "teacher accuracy", "teacher p_check", "reference accuracy"]
+    rows = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for world_name, seed in shipped_bases():
+        record = read_json(base_path(world_name, seed) / "base.json")
+        found = record["rates"]
+        student = [found[f"student.{split}"]["accuracy"] for split in splits]
+        student += [found["student.id"][rate] for rate in rates]
+        teacher, reference = (found[f"{world_name}.{role}.id"] for role in ("teacher", "reference"))
+        shown = [*student, teacher["accuracy"], teacher["p_check"], reference["accuracy"]]
+        cells = [f"{world_name}_s{seed}", str(record["training"]["steps"]), f"{record['final_loss']:.3f}"]
+        rows.append("| " + " | ".join([*cells, *("–" if v is None else f"{v:.2f}" for v in shown)]) + " |")
+    return "\n".join(rows) + "\n"

@@ -106,8 +106,8 @@ class Design:
     privileged_branch_rate: float = _choice(
         0.0, "search",
         "Share of traces with a reference that try candidates in random order; the others open with the right "
-        "one and so never abandon a branch. The first candidate cannot be learnt from the question: nothing useful "
-        "to imitate.",
+        "one and so never abandon a branch. The first candidate cannot be learnt from the question, but \"the first "
+        "one is right\" can: standard OPSD is expected to hurt. Built in.",
     )
 
 

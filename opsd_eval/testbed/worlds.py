@@ -47,8 +47,9 @@ WORLDS = {
         f"{DESIGN.slip_rate:.0%} of its steps and corrects itself",
     ),
     "search": World(
-        "search", "search", PLAIN, "open",
-        "the teacher, having read the answer, opens with the right candidate and never abandons a branch",
+        "search", "search", PLAIN, "hurts",
+        "the teacher, having read the answer, opens with the right candidate and never abandons a branch; the student, "
+        "which cannot know the right one, has to",
     ),
 }
 SWEEP = {f"hunch_{tag}": _hunch(tag) for tag in DESIGN.recovery if f"hunch_{tag}" not in WORLDS}

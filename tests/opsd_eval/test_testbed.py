@@ -9,6 +9,7 @@ import pytest
 
 from opsd_eval import testbed
 from opsd_eval.testbed import chains, traces
+from opsd_eval.testbed.bases import bases_table
 from opsd_eval.testbed.chance import answer_chance, chance
 from opsd_eval.testbed.design import DESIGN, design_table
 from opsd_eval.testbed.worlds import SPLITS, SWEEP, WORLDS, canonical_problems
@@ -144,6 +145,7 @@ def test_privileged_search_never_abandons_a_branch():
 def test_readme_shows_the_table_of_choices():
     readme = (Path(testbed.__file__).parent / "README.md").read_text()
     assert design_table() in readme
+    assert bases_table() in readme
     for name in (*WORLDS, *SWEEP):
         assert f"`{name}`" in readme
 
