@@ -118,8 +118,11 @@ def collect(policy: Policy, optimizer: torch.optim.Optimizer) -> Tensors:
 def write(folder: Path, policy: Policy, tensors: Tensors, random_states: Sequence[Mapping[str, Tensor]]) -> None:
     """Fill a checkpoint folder; model (or adapter) and tokenizer are loadable with ``from_pretrained``."""
     from safetensors.torch import save_file
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()  # one of its own would tear the training bar
     policy.model.save_pretrained(folder, state_dict=tensors.model)  # type: ignore[operator]
+    logging.enable_progress_bar()
     policy.tokenizer.save_pretrained(folder)
     save_file({name: t.contiguous() for name, t in tensors.moments.items()}, folder / "optimizer.safetensors")
     if tensors.ema is not None:

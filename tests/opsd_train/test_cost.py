@@ -1,0 +1,161 @@
+"""The cost sheet against torch's FLOP counter and against what autograd really keeps, on small shapes."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from opsd_train import cli
+from opsd_train.config import MethodConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig
+from opsd_train.cost import (
+    GPUS,
+    SHAPES,
+    Lengths,
+    Shape,
+    activation_bytes,
+    cost_sheet,
+    head_flops,
+    layer_bytes_per_token,
+    loss_flops,
+    rollout_flops,
+    scoring_flops,
+    shape_of,
+    step_cost,
+    student_flops,
+)
+from opsd_train.objective import Batch, Inside, loss_method, student_loss
+from opsd_train.policy import Policy, load_policy, load_tokenizer
+from opsd_train.rollouts import Rollout
+from opsd_train.scoring import completion_hidden
+
+SHAPE = Shape(64, 6, 4, 2, 32, 96, 0, True)
+LENGTHS = Lengths(question=7, reference=12, completion=21)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    from opsd_eval.testbed.vocabulary import build_tokenizer
+    from opsd_train.pretrain import PretrainConfig, build_model
+
+    path, tokenizer = tmp_path_factory.mktemp("cost"), build_tokenizer()
+    build_model(tokenizer, PretrainConfig(hidden=64, layers=6, heads=4, kv_heads=2, head_dim=32, mlp=96), seed=0
+                ).save_pretrained(path)  # fmt: skip
+    tokenizer.save_pretrained(path)
+    return path
+
+
+def setting(folder, **model) -> tuple[TrainConfig, Shape, Policy, list[Rollout]]:
+    options = {"dtype": "float32", "attention": "eager", "gradient_checkpointing": False, "lora_rank": 4, **model}
+    config = TrainConfig(
+        model=ModelConfig(path=str(folder), **options), method=MethodConfig(target="purified"),
+        optim=OptimConfig(batch_size=3, micro_batch_size=3), run=RunConfig(base_kl="every_step"),
+    )  # fmt: skip
+    policy = load_policy(config.model, config.method, load_tokenizer(config.model), seed=0)
+    roles = ("student", "teacher", "reference", "base")
+    prompts = {role: [1] * LENGTHS.prompt(role) for role in roles}
+    rollouts = [Rollout(f"p{i}", 0, (2,) * LENGTHS.completion, prompts, "length", "") for i in range(3)]
+    return config, replace(SHAPE, vocabulary=policy.vocab_size), policy, rollouts
+
+
+def counted(function):
+    with FlopCounterMode(display=False) as counter:
+        value = function()
+    return counter.get_total_flops(), value
+
+
+def test_shape_is_read_from_the_model(folder):
+    config, shape, policy, _ = setting(folder, tuning="full")
+    assert shape_of(config)[0] == replace(shape, vocabulary=policy.model.config.vocab_size)
+    assert shape.body + shape.hidden * policy.model.config.vocab_size == pytest.approx(
+        sum(p.numel() for p in policy.model.parameters()), rel=0.01
+    )
+    adapted = setting(folder)[2]
+    assert SHAPE.lora(4) == sum(p.numel() for p in adapted.trained().values())
+
+
+@pytest.mark.parametrize("role", ["student", "teacher", "reference", "base"])
+def test_a_frozen_pass_counts_exactly(folder, role):
+    _, shape, policy, rollouts = setting(folder, tuning="full")
+    with torch.no_grad():
+        measured, _ = counted(
+            lambda: completion_hidden(policy.model, [r.prompts[role] for r in rollouts], [r.completion_ids for r in rollouts])
+        )  # fmt: skip
+    assert measured == 3 * scoring_flops(shape, LENGTHS, role)
+
+
+@pytest.mark.parametrize(
+    ("model", "tolerance"),
+    [
+        ({"tuning": "full"}, 1e-9),
+        ({"tuning": "full", "gradient_checkpointing": True}, 1e-9),
+        ({"tuning": "lora"}, 0.03),  # the first layer's inputs need no gradient
+    ],
+    ids=["full", "recomputed", "lora"],
+)
+def test_the_students_step_counts(folder, model, tolerance):
+    config, shape, policy, rollouts = setting(folder, **model)
+    policy.model.train()
+    frozen = policy.frozen_hidden(
+        {role: [r.prompts[role] for r in rollouts] for role in ("teacher", "reference", "base")},
+        [r.completion_ids for r in rollouts],
+    )
+    compute = student_loss(
+        policy, Batch(rollouts, frozen), method=loss_method(config.method), weighting="uniform", n_tokens=63
+    )
+    measured, _ = counted(lambda: Inside(policy.model)(compute)[0].backward())
+    expected = 3 * (student_flops(config, shape, LENGTHS) + loss_flops(config, shape, LENGTHS))
+    if config.model.tuning == "full":  # the head's weight gradient is added in place, which the counter does not see
+        expected -= 3 * head_flops(shape, LENGTHS.completion)
+    assert measured == pytest.approx(expected, rel=tolerance)
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_activations_are_about_what_autograd_keeps(folder, recompute):
+    config, shape, policy, rollouts = setting(folder, tuning="full", gradient_checkpointing=recompute, attention="sdpa")
+    policy.model.train()
+    own = {p.untyped_storage().data_ptr() for p in policy.model.parameters()}
+    kept: dict[int, int] = {}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        states = completion_hidden(policy.model, [r.prompts["student"] for r in rollouts],
+                                   [r.completion_ids for r in rollouts])  # fmt: skip
+    assert states.requires_grad
+    expected = activation_bytes(config, shape, LENGTHS, item=4)
+    if recompute:  # layer inputs and the last norm; the one layer recomputed at a time, which is not kept, comes on top
+        tokens = 3 * (LENGTHS.question + LENGTHS.completion - 1)
+        assert expected - sum(kept.values()) < tokens * layer_bytes_per_token(shape, item=4)
+        expected = tokens * shape.hidden * 4 * (shape.layers + 2)
+    assert sum(kept.values()) == pytest.approx(expected, rel=0.1)
+
+
+def test_a_step_adds_up_and_purified_costs_two_more_passes():
+    shape, gpu = SHAPES["Qwen/Qwen3-8B"], GPUS["h100"]
+    config = TrainConfig(model=ModelConfig(path="Qwen/Qwen3-8B"), run=RunConfig(diagnostics_every=0))
+    costs = {
+        target: step_cost(replace(config, method=MethodConfig(target=target)), shape, LENGTHS, gpu, utilisation=0.5)
+        for target in ("purified", "standard")
+    }
+    extra = costs["purified"].flops["frozen"] - costs["standard"].flops["frozen"]
+    assert extra == 32 * sum(scoring_flops(shape, LENGTHS, role) for role in ("reference", "base"))
+    assert costs["purified"].step_seconds == pytest.approx(sum(costs["purified"].seconds.values()))
+    assert costs["purified"].flops["rollout"] == 32 * rollout_flops(shape, LENGTHS)
+    assert costs["purified"].train_bytes["frozen_copy"] == 0
+    assert shape.parameters == pytest.approx(8.19e9, rel=0.01)
+
+
+def test_sheet_prints_its_assumptions_and_unknown_names_are_refused(capsys):
+    assert cli.main(["cost", "purified_qwen3_4b_dasd_10k", "--gpu", "a100-80", "--utilisation", "0.4"]) == 0
+    shown = capsys.readouterr().out
+    for words in ("utilisation assumed 40%", "unverified", "purified / standard", "reference 1000", "peak"):
+        assert words in shown
+    assert cli.main(["cost", "purified_qwen3_4b_dasd_10k", "--gpu", "h10"]) == 2
+    assert "h100" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="above 0"):
+        cost_sheet(TrainConfig(model=ModelConfig(path="Qwen/Qwen3-4B")), utilisation=0)
