@@ -185,7 +185,7 @@ class _Batch:
         index = torch.tensor(places, device=self.decoder.device)
         self.cache.insert(index, cache, rows)
         lengths = torch.tensor([len(r.prompt_ids) - 1 for r in new], device=self.decoder.device)
-        self.start[index] = self.column - lengths
+        self.start = self.start.index_copy(0, index, self.column - lengths)
         self.pending[index] = torch.tensor([r.prompt_ids[-1] for r in new], device=self.decoder.device)
         self.alive[index] = True
         for place, request in zip(places, new, strict=True):

@@ -59,17 +59,22 @@ class TransformersEngine:
         self, requests: Iterable[Request], *, sampling: Sampling, logprobs: bool = False
     ) -> Iterator[Completion]:
         """Yield one completion for every request, as rows finish; the model's train/eval mode is put back after."""
-        from opsd_eval.engines.generic import GenericDecoder
         from opsd_eval.engines.scheduler import decode
 
         found = check_requests(requests)
         training = self.model.training
         self.model.eval()
         try:
-            decoder = GenericDecoder(self.model, self.vocabulary)
             yield from decode(
-                decoder, found, sampling=sampling, stop=self.stop_ids(sampling), batch_size=self.batch_size or 64,
-                logprobs=logprobs,
+                self._decoder(), found, sampling=sampling, stop=self.stop_ids(sampling),
+                batch_size=self.batch_size or 64, logprobs=logprobs,
             )  # fmt: skip
         finally:
             self.model.train(training)
+
+    def _decoder(self) -> Any:
+        """The flat loop for the small models that it computes exactly, else the library's forward pass."""
+        from opsd_eval.engines.flat import FlatDecoder, is_flat
+        from opsd_eval.engines.generic import GenericDecoder
+
+        return (FlatDecoder if is_flat(self.model) else GenericDecoder)(self.model, self.vocabulary)
