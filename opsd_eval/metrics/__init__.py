@@ -22,6 +22,7 @@ from opsd_eval.metrics import (
     pairs,
     paths,
     repetition,
+    steps,
     testbed,
 )
 from opsd_eval.metrics.base import CorpusMetric, Metric, MetricFamily, PairMetric, SetPairMetric
@@ -34,7 +35,8 @@ __all__ = [
 ]  # fmt: skip
 
 _MODULES: tuple[ModuleType, ...] = (
-    accuracy, outcomes, diversity, embeddings, paths, markers, repetition, language, distinguishability, pairs, testbed,
+    accuracy, outcomes, steps, diversity, embeddings, paths, markers, repetition, language, distinguishability,
+    pairs, testbed,
 )  # fmt: skip
 
 

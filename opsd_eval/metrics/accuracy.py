@@ -31,9 +31,19 @@ def graded_counts(samples: Sequence[Sample]) -> tuple[int, int]:
 
 
 def _chance(problem: Problem) -> float | None:
-    """Probability that a guess is right, where the problem declares the size of its answer space."""
-    size = problem.metadata.get("answer_space") or problem.axes.get("answer_space")
-    return 1.0 / size if isinstance(size, int | float) and size > 0 else None
+    """Probability that a guess is right, ``None`` where unknown.
+
+    From ``metadata["answer_space"]``, a number of equally likely answers, or from the testbed's answers.
+    """
+    size = problem.metadata.get("answer_space")
+    if isinstance(size, int | float) and size > 0:
+        return 1.0 / size
+    if problem.benchmark.startswith("testbed.") and str(problem.answer).isdigit():
+        from opsd_eval.testbed import WORLDS
+        from opsd_eval.testbed.chance import answer_chance
+
+        return answer_chance(problem) if problem.benchmark.split(".")[1] in WORLDS else None
+    return None
 
 
 def avg(problem: Problem, samples: Sequence[Sample]) -> float:
@@ -236,8 +246,8 @@ def maj(k: int) -> Metric:
         return majority_curve(right, wrong, none)[k - 1] if k <= n else NAN
 
     def chance(problem: Problem, n: int) -> float:
-        p = _chance(problem)
-        return NAN if p is None else p  # by symmetry among uniformly guessed answers
+        uniform = "answer_space" in problem.metadata  # then a vote of guesses is a guess, by symmetry
+        return (_chance(problem) or NAN) if uniform else NAN
 
     return Metric(f"maj@{k}", compute, "higher", chance=chance)
 

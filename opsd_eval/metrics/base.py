@@ -118,7 +118,7 @@ class PerText:
     Holds at most ``max_chars`` characters of texts (one longer text is held alone), so memory stays flat.
     """
 
-    def __init__(self, function: Callable[[str], Any], max_chars: int = 4_000_000) -> None:
+    def __init__(self, function: Callable[[str], Any], max_chars: int = 40_000_000) -> None:
         self.function = function
         self.max_chars = max_chars
         self.held: dict[str, Any] = {}

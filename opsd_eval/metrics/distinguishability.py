@@ -92,5 +92,5 @@ CORPUS_METRICS = (
     CorpusMetric(
         "distinguishability", distinguishability, "higher", by_problem=distinguishability_by_problem,
         chance=lambda n: 1.0 / n if n else NAN,
-    ),  # fmt: skip
+    ),
 )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -92,7 +93,14 @@ def raw_hits(text: str) -> tuple[Hit, ...] | None:
 
 
 def _outside(hits: list[Hit], spans: list[tuple[int, int]]) -> list[Hit]:
-    return [hit for hit in hits if not any(start <= hit.start < end for start, end in spans)] if spans else hits
+    """The hits that start in none of the spans (which are in order and do not overlap)."""
+    starts = [start for start, _ in spans]
+    kept = []
+    for hit in hits:
+        at = bisect_right(starts, hit.start) - 1
+        if at < 0 or hit.start >= spans[at][1]:
+            kept.append(hit)
+    return kept
 
 
 _DELIMITER = re.compile(r"```|`|\$\$|\$|\\[\[\]()]|\n\n|\n")
