@@ -121,10 +121,17 @@ def _read(block: str, rounded: Mapping[str, Number]) -> tuple[Link, ...]:
                  e.value, e.operators)
             for e in quick
         )  # fmt: skip
-    text = _ANNOTATION.sub(lambda match: " " * len(match.group()), block) if "<<" in block else block
+    if "<<" not in block:
+        return tuple(_read_signs(block, rounded))
+    text = _ANNOTATION.sub(lambda match: " " * len(match.group()), block)
+    return tuple(_with_annotations(block, _read_signs(text, rounded)))
+
+
+def _read_signs(text: str, rounded: Mapping[str, Number]) -> list[Link]:
+    """Judge every relation sign of a block."""
     signs = list(_SIGN.finditer(text))
     if not signs:
-        return ()
+        return []
     lefts, rights = _sides(text, signs)
     links = []
     for index, sign in enumerate(signs):
@@ -134,15 +141,17 @@ def _read(block: str, rounded: Mapping[str, Number]) -> tuple[Link, ...]:
             continue
         continues = index + 1 < len(signs) and right is not None and right is lefts[index + 1]
         approximate = sign.group() in ("\u2248", "\\approx", "\\simeq")
-        context = Context(text, approximate, continues)
-        ruling = judge(left, right, context, rounded) if left and right else Ruling(UNCHECKED)
-        if is_word and ruling.verdict == INVALID and (not right.is_literal or _COMPARED.match(text, right.stop)):
+        ruling = judge(left, right, Context(text, approximate, continues), rounded)
+        if is_word and right and ruling.verdict == INVALID and _is_comparison(text, right):
             continue
         at = sign.end() - len(sign.group().lstrip())
         links.append(_link(text, at, sign.end(), left, right, ruling))
-    if text is not block:
-        links = _with_annotations(block, links)
-    return tuple(links)
+    return links
+
+
+def _is_comparison(text: str, right: Run) -> bool:
+    """Whether "is 5" goes on: "is 5 more than", "is 5 * 3"."""
+    return not right.is_literal or _COMPARED.match(text, right.stop) is not None
 
 
 def _link(text: str, at: int, sign_end: int, left: Run | None, right: Run | None, ruling: Ruling) -> Link:

@@ -78,13 +78,11 @@ class Ruling(NamedTuple):
     rounded: bool = False
 
 
-def judge(left: Run, right: Run, context: Context, rounded: Mapping[str, Number] = NOTHING) -> Ruling:
+def judge(left: Run | None, right: Run | None, context: Context, rounded: Mapping[str, Number] = NOTHING) -> Ruling:
     """Rule on ``left = right``. ``rounded``: numbers the text obtained by rounding, and from what."""
-    if left.tainted or right.tainted or left.dangling:
-        return Ruling(UNCHECKED)
-    a, b = _value(left.pieces, PLAIN), _value(right.pieces, PLAIN)
-    if a is None or b is None:
-        return Ruling(UNCHECKED)
+    a, b = _readable(left), _readable(right)
+    if left is None or right is None or a is None or b is None or left.dangling:
+        return Ruling(UNCHECKED, right=b[0] if b and right and not right.dangling else None)
     if right.dangling:
         return Ruling(VALID if _same(a, b, right, context.approximate) else UNCHECKED, a[0], b[0])
     if a[0] == b[0]:
@@ -98,10 +96,8 @@ def judge(left: Run, right: Run, context: Context, rounded: Mapping[str, Number]
     return Ruling(UNCHECKED if _doubtful(left, right, a[0], b[0], context) else INVALID, a[0], b[0])
 
 
-def value_of(run: Run) -> Number | None:
-    """Plain value of a readable run, else None."""
-    found = None if run.tainted or run.dangling else _value(run.pieces, PLAIN)
-    return found[0] if found else None
+def _readable(run: Run | None) -> tuple[Number, bool] | None:
+    return None if run is None or run.tainted else _value(run.pieces, PLAIN)
 
 
 def _value(pieces: list[Piece], reading: Reading) -> tuple[Number, bool] | None:

@@ -124,7 +124,12 @@ class Scanner:
         if token.kind == "o" and token.text in "+-":
             after = self._ahead(places + 1)
             return after is not None and after.kind in _OPERANDS
-        return token.kind in _OPERANDS or token.text in ("sqrt", "half")
+        return token.kind in _OPERANDS or token.text == "sqrt"
+
+    def _is_half(self, token: Token) -> bool:
+        """Whether the word "half" is a factor ("half of 30", "half * 30")."""
+        after = self._ahead()
+        return token.text == "half" and after is not None and (after.text == "of" or after.kind == "o")
 
     def _add(self, token: Token, kind: str, text: str) -> None:
         assert self.run is not None
@@ -177,7 +182,7 @@ class Scanner:
                 self.tainted = self.tainted or called
                 return
             self._begin(token)
-        elif kind in "nfr" or token.text in ("sqrt", "half"):
+        elif kind in "nfr" or token.text == "sqrt" or self._is_half(token):
             self._begin(token)
         elif kind == "o":
             self._leading_operator(token, before)
@@ -219,7 +224,7 @@ class Scanner:
             self._add(token, "r" if token.text == "sqrt" else kind, token.text)
         elif kind == "o" and token.text in "+-":
             self._add(token, "o", token.text)
-        elif token.text == "half" and self._ahead() is not None:
+        elif self._is_half(token):
             self._add(token, "n", "0.5")
             self.need, self.words = False, 0
         elif self.open:
@@ -271,7 +276,7 @@ class Scanner:
             return
         if token.text == "**" and not self._is_power(token):
             return
-        if text == "/" and after is not None and after.kind == "w" and after.text not in ("sqrt", "half"):
+        if text == "/" and after is not None and after.kind == "w" and after.text != "sqrt":
             self.run.units.append(after.text.lower())  # km/hour
             self.run.stop = after.end
             self.words, self.at = self.words + 1, self.at + 1

@@ -44,8 +44,9 @@ _PATTERN = re.compile(
    |(?P<f>\\[dtc]?frac(?![A-Za-z]))
    |(?P<r>\\sqrt(?![A-Za-z]|\s?\[)|\u221a)
    |(?P<b>\\\\|\n|\\(?:leq?|geq?|neq?|lt|gt|implies|Rightarrow|Longrightarrow|iff|to|rightarrow|therefore|item)(?![A-Za-z])
-      |\\(?:begin|end)\{\w{1,20}\*?\}|[\u2260\u2261\u2264\u2265.,;:?!|<>"\u201c\u201d\u2014\u2192\u21d2\u27f9\u3002\uff0c
-      \uff1b\uff1a\uff1f\uff01\u3001\u2022\#'\u2500-\u27bf\U0001f300-\U0001faff])
+      |\\(?:begin|end)\{\w{1,20}\*?\}|[.,;:?!|<>"\#'\u2014\u2022\u2192\u21d2\u2260\u2261\u2264\u2265\u27f9\u3001\u3002]
+      |[\u201c\u201d\uff01\uff0c\uff1a\uff1b\uff1f\u2500-\u27bf\U0001f300-\U0001faff])
+   |(?P<end>\Z)
    |(?P<x>\\[A-Za-z]+|.)
     )
     """,
@@ -73,6 +74,8 @@ def tokenise(text: str, start: int, end: int) -> list[Token]:
     for match in _PATTERN.finditer(text, start, end):
         name = match.lastgroup
         assert name is not None
+        if name == "end":
+            break
         at, stop = match.span(name)
         kind, content = _KINDS.get(name, name), match.group(name)
         if name == "text":

@@ -6,6 +6,7 @@ The checker behind them is described, with its measured error rates, in docs/ari
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections import Counter
@@ -23,9 +24,12 @@ from opsd_eval.records import Problem, Sample
 Number = int | Fraction
 
 MIN_DRAWS = 4
+MAX_BOXES = 20
+MAX_SEARCHED = 200_000
 CHECKED = ("valid", "invalid", "recovered")
 _NUMBERS = re.compile(r"-?(?:\d{1,3}(?:,\d{3})+|\d{1,60})(?:\.\d{1,60})?(?:/\d{1,30}(?![\d/]))?")
 _SYMBOL = re.compile(r"(?:^|[\s,;:($\"\[{&])(\\?[A-Za-z](?:_\{?\w{1,4}\}?|')?)\s*$")
+_OPERAND_BEFORE = re.compile(r"[-+*/^=\u00d7\u00f7\\\d)]\s*$")
 _OTHER_CASE = re.compile(
     r"\b(?:or|case|if|when|let|suppose|assume|try|for|either|another|second|new|next|now|then|becomes|increment\w*)\b"
     r"|\\pm|\u00b1|\\text\{ ?or",
@@ -131,8 +135,8 @@ def _closes(problem: Problem, text: str, *, derived: bool) -> float:
     answer = extract_boxed(text)
     if answer is None:
         return NAN
-    end = text.rfind("\\boxed")
-    value = exact_number(answer)
+    end = _start_of_box(text, answer)
+    value = exact_number(normalise(answer))
     if value is None:
         return NAN if derived else float(normalise(answer) in normalise_text(text[:end]))
     sides = (side for link in links_of(problem, text) if link.end <= end for side in (link.left, link.right))
@@ -141,15 +145,24 @@ def _closes(problem: Problem, text: str, *, derived: bool) -> float:
     return 0.0 if derived else float(value in _numbers_in(text[:end]))
 
 
+def _start_of_box(text: str, answer: str) -> int:
+    """Where the box with the final answer begins; boxes left open after it are passed over."""
+    end = len(text)
+    for _ in range(MAX_BOXES):
+        end = text.rfind("\\boxed", 0, end)
+        if extract_boxed(text[end : end + len(answer) + 200]) == answer:
+            break
+    return max(end, 0)
+
+
 def normalise_text(text: str) -> str:
     """A text without the spacing and layout that answers lose in their normal form."""
     return re.sub(r"\\(?:left|right|displaystyle)|\\[!,;: ]|[\s$~]", "", text)
 
 
-@per_text
 def _numbers_in(text: str) -> frozenset[Number]:
-    """Every number written in a text, exactly."""
-    found = (exact_number(match.group().replace(",", "")) for match in _NUMBERS.finditer(text))
+    """Every number written in the last 200,000 characters of a text, exactly."""
+    found = (exact_number(match.group().replace(",", "")) for match in _NUMBERS.finditer(text[-MAX_SEARCHED:]))
     return frozenset(number for number in found if number is not None)
 
 
@@ -183,7 +196,7 @@ def bindings(text: str, links: Sequence[Link]) -> Iterator[tuple[str, int, int, 
         if link.left is not None or link.lhs or link.right is None:
             continue
         match = _SYMBOL.search(text, max(0, link.at - 12), link.at)
-        if match is None or re.search(r"[-+*/^=\u00d7\u00f7\\\d)]\s*$", text[max(0, match.start(1) - 4) : match.start(1)]):
+        if match is None or _OPERAND_BEFORE.search(text[max(0, match.start(1) - 4) : match.start(1)]):
             continue
         last = link
         for later in links[index + 1 :]:
@@ -195,7 +208,7 @@ def bindings(text: str, links: Sequence[Link]) -> Iterator[tuple[str, int, int, 
 
 
 def _conflicts(text: str, places: Sequence[tuple[int, int, Number]]) -> bool:
-    for (_, end, before), (start, _, after) in zip(places, places[1:], strict=False):
+    for (_, end, before), (start, _, after) in itertools.pairwise(places):
         if abs(before - after) * 100 <= max(abs(before), abs(after)):
             continue
         between = text[end:start][-400:]
@@ -250,7 +263,7 @@ def sample_agreement(problem: Problem, samples: Sequence[Sample]) -> list[float]
 def _own_values(sample: Sample) -> frozenset[Number]:
     text = sample.text or ""
     boxed = extract_boxed(text) or sample.answer_strict or sample.answer_relaxed
-    answer = exact_number(boxed) if boxed else None
+    answer = exact_number(normalise(boxed)) if boxed else None
     return intermediate_values(text) - ({answer} if answer is not None else set())
 
 
