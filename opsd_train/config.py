@@ -112,6 +112,7 @@ class RunConfig:
     name: str = _doc("name in run.json and trackers; empty = the output folder's name", "")
     seed: int = _doc("seed of data order, sampling and initialisation", 0)
     precision: str = _doc("autocast of the passes: no or bf16", "no")
+    sharding: str = _doc("none (each process holds all weights) or full (torch's fully_shard over processes)", "none")
     threads: int = _doc("torch threads a process; 0 leaves torch's choice", 0)
     checkpoint_every: int = _doc("steps between checkpoints; the last step is always saved", 50)
     base_kl: str = _doc("when KL of student from base is measured: every_step, or diagnostics", "diagnostics")
@@ -171,6 +172,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "optim.schedule": ("constant", "linear", "cosine"),
     "run.precision": ("no", "bf16"),
     "run.base_kl": ("every_step", "diagnostics"),
+    "run.sharding": ("none", "full"),
 }
 # field: (lowest, highest, ends excluded)
 RANGES: dict[str, tuple[float, float, bool]] = {
@@ -276,6 +278,11 @@ def validate(config: TrainConfig) -> TrainConfig:
         )
     if config.rollout.engine == "server" and not config.rollout.server_url:
         raise ValueError("the server engine needs --rollout.server_url, for instance http://localhost:8000/v1")
+    if config.run.sharding == "full" and config.method.teacher_mode == "ema":
+        raise ValueError(
+            "--run.sharding full keeps no average of sharded weights: choose --method.teacher_mode frozen or live, or "
+            "--run.sharding none"
+        )
     _validate_names(config.method)
     return config
 

@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from opsd_eval.metrics.lexicons import KIM_WORDS
 from opsd_train.diagnostics import DECOMPOSITION, diagnose, summarise
 from opsd_train.head import compute_dtype, head_of, project
 from opsd_train.loss import Method, block_positions
-from opsd_train.objective import frozen_batch
+from opsd_train.objective import Batch, frozen_batch
 from opsd_train.policy import Policy
 from opsd_train.rollouts import Rollout
 from opsd_train.scoring import completion_hidden
@@ -50,12 +50,17 @@ def decompose(policy: Policy, rollouts: Sequence[Rollout], *, method: Method, mi
     for start in range(0, len(rollouts), micro_batch):
         few = rollouts[start : start + micro_batch]
         batch = frozen_batch(policy, few, ROLES)
-        hidden = {"student": completion_hidden(policy.model, batch.prompts("student"), batch.completions)}
-        values = diagnose({**hidden, **batch.frozen_hidden}, policy.heads(ROLES), method=method)
+        values = policy.run(lambda model, batch=batch: _values(policy, model, batch, method))
         kinds = [kind for r in few for kind in token_classes(policy.tokenizer, r.completion_ids)]
         parts.append({_named(name): value.cpu() for name, value in values.items()} | {"class": torch.tensor(kinds)})
     policy.model.train(was_training)
     return _joined(parts)
+
+
+def _values(policy: Policy, model: nn.Module, batch: Batch, method: Method) -> Found:
+    hidden = {"student": completion_hidden(model, batch.prompts("student"), batch.completions)}
+    with policy.initial_head():
+        return diagnose({**hidden, **batch.frozen_hidden}, policy.heads(ROLES), method=method)
 
 
 def pool(parts: Sequence[Found]) -> dict[str, float]:
@@ -88,10 +93,15 @@ def sampled_logp(policy: Policy, rollouts: Sequence[Rollout]) -> Tensor:
     """The student's log-probability (N,) of each sampled token: raw distribution, temperature 1, packed."""
     was_training = policy.model.training
     policy.model.eval()
-    completions = [r.completion_ids for r in rollouts]
-    hidden = completion_hidden(policy.model, [r.prompts["student"] for r in rollouts], completions)
+    found = policy.run(lambda model: _sampled_logp(model, rollouts, policy.vocab_size))
     policy.model.train(was_training)
-    head = head_of(policy.model, vocab_size=policy.vocab_size)
+    return found
+
+
+def _sampled_logp(model: nn.Module, rollouts: Sequence[Rollout], vocab_size: int) -> Tensor:
+    completions = [r.completion_ids for r in rollouts]
+    hidden = completion_hidden(model, [r.prompts["student"] for r in rollouts], completions)
+    head = head_of(model, vocab_size=vocab_size)
     ids = torch.tensor([i for c in completions for i in c], device=hidden.device)
     dtype, found = compute_dtype(hidden), []
     step = block_positions(1, head.size, dtype.itemsize)

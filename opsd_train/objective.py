@@ -4,36 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from opsd_train.config import MethodConfig
 from opsd_train.divergence import Divergence
-from opsd_train.head import Head
+from opsd_train.head import Head, head_of
 from opsd_train.loss import LossOutput, Method, chunked_loss, student_entropy
 from opsd_train.policy import Policy
 from opsd_train.rollouts import Rollout
 from opsd_train.scoring import completion_hidden
 from opsd_train.targets import TargetParams
 from opsd_train.weighting import WEIGHTINGS, token_stats
-
-
-class Inside(nn.Module):
-    """Runs a function of the model inside a module's ``forward``.
-
-    Whatever wraps this module (DDP's gradient reduction, FSDP's gathering, mixed precision) acts on everything the
-    function does with the model's weights: decoder, output head and loss alike.
-    """
-
-    def __init__(self, model: nn.Module):
-        super().__init__()
-        self.model = model
-
-    def forward(self, function: Callable[[nn.Module], Any]) -> Any:
-        """The function's value at the model."""
-        return function(self.model)
 
 
 @dataclass(frozen=True)
@@ -79,11 +62,12 @@ def student_loss(
     """
 
     def compute(model: nn.Module) -> tuple[Tensor, dict[str, Tensor]]:
-        hidden = completion_hidden(model, batch.prompts("student"), batch.completions)
-        if not len(hidden):
-            nothing = torch.stack([p.flatten()[0] * 0.0 for p in policy.trained().values()]).sum()
-            return nothing, {}
-        with torch.autocast(hidden.device.type, enabled=False):  # logits are never rounded to half precision
+        prompts = batch.prompts("student")
+        if not any(len(c) for c in batch.completions):  # same passes and same gradients as everyone, worth nothing
+            states = completion_hidden(model, prompts[:1], [prompts[0][:1]], max_tokens=policy.max_tokens)
+            return states.sum() * 0.0 + head_of(model).weight.sum() * 0.0, {}
+        hidden = completion_hidden(model, prompts, batch.completions, max_tokens=policy.max_tokens)
+        with policy.initial_head(), torch.autocast(hidden.device.type, enabled=False):  # logits are never rounded
             heads = policy.heads(list(batch.frozen_hidden))
             lengths = [len(c) for c in batch.completions]
             weights = token_weights(weighting, lengths, hidden, heads["student"])

@@ -8,7 +8,7 @@ weights, which are the initial ones (``frozen``), an average of the student's (`
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,24 @@ from opsd_train.scoring import completion_hidden, frozen_hidden, verify_model
 
 Ids = Sequence[int]
 TESTBED = "testbed:"
+MAX_TOKENS = 16_384
 _FILES = "config.json, *.safetensors, tokenizer.json and tokenizer_config.json"
+
+
+class Inside(nn.Module):
+    """Runs a function of the model inside a module's ``forward``.
+
+    Whatever wraps this module (DDP's gradient reduction, FSDP's gathering, mixed precision) acts on everything the
+    function does with the model's weights: decoder, output head and loss alike.
+    """
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, function: Callable[[nn.Module], Any]) -> Any:
+        """The function's value at the model."""
+        return function(self.model)
 
 
 class Policy:
@@ -34,7 +51,40 @@ class Policy:
         self.vocab_size = min(real_vocab_size(tokenizer), head_of(model).weight.shape[0])
         self.method = method
         self.initial = initial  # the frozen copy of full fine-tuning; None: the adapter is switched off instead
+        self.inside = Inside(model)
+        self.inside_initial = self.inside if initial is None else Inside(initial)
+        self.sharded = False
+        self.gathered = False  # sharded, but whole for the moment
         self.ema = {n: p.detach().clone() for n, p in self.trained().items()} if method.teacher_mode == "ema" else None
+
+    @property
+    def max_tokens(self) -> int:
+        """Padded tokens in one pass; no limit when sharded, where every process must make the same passes."""
+        return 1 << 40 if self.sharded and not self.gathered else MAX_TOKENS
+
+    def roots(self) -> list[Any]:
+        """The student and, under full fine-tuning, the frozen copy."""
+        return [self.inside] if self.initial is None else [self.inside, self.inside_initial]
+
+    def run(self, function: Callable[[nn.Module], Any], *, initial: bool = False) -> Any:
+        """The function's value at the student (or the frozen copy), without gradient, sharded weights gathered."""
+        root: Any = self.inside_initial if initial else self.inside
+        with torch.no_grad():
+            value = root(function)
+        if self.sharded and not self.gathered:
+            root.reshard()
+        return value
+
+    @contextmanager
+    def initial_head(self) -> Iterator[None]:
+        """Make the frozen copy's output head readable inside the block, where it is sharded."""
+        root: Any = self.inside_initial
+        if not self.sharded or self.gathered or self.initial is None:
+            yield
+            return
+        root.unshard()
+        yield
+        root.reshard()
 
     def trained(self) -> dict[str, nn.Parameter]:
         """The parameters that the optimiser moves, by name, in the model's order."""
@@ -49,13 +99,18 @@ class Policy:
 
     def frozen_hidden(self, prompts: Mapping[str, Sequence[Ids]], completions: Sequence[Ids]) -> dict[str, Tensor]:
         """Hidden states (N, D) of each role, no gradient; roles that share weights go through one joint batch."""
+        if self.sharded and not any(len(c) for c in completions):  # gathering layers takes all processes
+            found = self.frozen_hidden(prompts, [next(iter(prompts.values()))[0][:1]] * len(completions))
+            return {role: states[:0] for role, states in found.items()}
+        limit = self.max_tokens
         own = [role for role in prompts if role != "base" and self.method.teacher_mode != "frozen"]
         shared = {role: prompts[role] for role in prompts if role not in own}
-        found = frozen_hidden(self.initial if self.initial is not None else self.model, shared, completions)
+        found = self.run(lambda model: frozen_hidden(model, shared, completions, max_tokens=limit), initial=True)
         if own:
             rows = [prompt for role in own for prompt in prompts[role]]
-            with torch.no_grad(), self._teacher_weights(), _in_eval(self.model):
-                states = completion_hidden(self.model, rows, list(completions) * len(own))
+            with self._teacher_weights(), _in_eval(self.model):
+                repeated = list(completions) * len(own)
+                states = self.run(lambda model: completion_hidden(model, rows, repeated, max_tokens=limit))
             found |= dict(zip(own, states.chunk(len(own)) if len(states) else [states] * len(own), strict=True))
         return found
 

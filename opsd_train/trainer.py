@@ -29,9 +29,10 @@ from opsd_train import checkpoint, rundir
 from opsd_train.config import OptimConfig, TrainConfig, flatten, validate
 from opsd_train.data import TrainingData, load_data
 from opsd_train.diagnosis import decompose, engine_gap, pool, within_budget
-from opsd_train.objective import Inside, frozen_batch, loss_method, student_loss
+from opsd_train.objective import frozen_batch, loss_method, student_loss
 from opsd_train.policy import Policy, load_policy, load_tokenizer, model_record
 from opsd_train.rollouts import Rollout, Sampler, micro_batches, step_rows
+from opsd_train.sharding import gathered, shard
 from opsd_train.steplog import Clock, StepSums, flat_numbers, progress_bar, show
 from opsd_train.stopping import Health, Interrupted, Unhealthy, listening
 from opsd_train.sync import make_sampler
@@ -104,7 +105,7 @@ def train_step(session: Session, step: int) -> tuple[dict[str, Any], str]:
         session.data.problems, step, batch_size=config.optim.batch_size, draws=config.optim.draws, seed=config.run.seed
     )
     mine = rows[accelerator.process_index :: accelerator.num_processes]
-    with accelerator.autocast():
+    with accelerator.autocast(), gathered(policy):
         rollouts = session.sampler.sample(mine, session.data.prompts, step=step, logprobs=check_due)
     clock("rollout")
 
@@ -163,7 +164,11 @@ def start(config: TrainConfig, out: Path, accelerator: Any, *, resume: bool) -> 
         rundir.rewind_log(out, done)
     if found:
         checkpoint.load_model(found, policy)
-    student, optimizer = accelerator.prepare(Inside(policy.model), make_optimizer(policy, config.optim))
+    if config.run.sharding == "full":
+        shard(policy, accelerator.device)
+        student, optimizer = policy.inside, accelerator.prepare(make_optimizer(policy, config.optim))
+    else:
+        student, optimizer = accelerator.prepare(policy.inside, make_optimizer(policy, config.optim))
     if found:
         checkpoint.load_state(found, policy, optimizer.optimizer)
         checkpoint.load_rng(found, accelerator.process_index)
@@ -231,13 +236,13 @@ def diagnose_step(session: Session, rollouts: Sequence[Rollout], step: int, *, c
     found: dict[str, Any] = {}
     if due(config.run.diagnostics_every, step) or (config.run.diagnostics_every and step == config.optim.steps - 1):
         few = within_budget(rollouts, max(1, config.run.diagnostics_tokens // accelerator.num_processes))
-        with accelerator.autocast():
+        with accelerator.autocast(), gathered(session.policy):
             mine = decompose(
                 session.policy, few, method=loss_method(config.method), micro_batch=config.optim.micro_batch_size
             )
         found["diagnostics"] = pool(gather_object([mine]))
     if check_engine:
-        with accelerator.autocast():
+        with accelerator.autocast(), gathered(session.policy):
             found["engine_gap"] = max(gather_object([engine_gap(session.policy, rollouts)]))
     return found
 

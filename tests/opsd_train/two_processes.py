@@ -30,8 +30,33 @@ def silence_second_process(real):
     return make
 
 
+def look_at_shards(real, path):
+    """A ``save`` that first writes down what this process holds of the model."""
+
+    def save(session, step, rng):
+        import torch.distributed as dist
+        from torch.distributed.tensor import DTensor
+
+        from opsd_train.sharding import local_share
+
+        trained = session.policy.trained().values()
+        moments = [s["exp_avg"] for s in session.optimizer.optimizer.state.values()]
+        row = {
+            "rank": dist.get_rank(), "world": dist.get_world_size(), "share": local_share(session.policy.model),
+            "sharded": all(isinstance(p, DTensor) for p in trained),
+            "moments": all(isinstance(m, DTensor) and m.to_local().numel() < m.numel() for m in moments),
+        }  # fmt: skip
+        with path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        real(session, step, rng)
+
+    return save
+
+
 def main(config_file: str, out: str) -> None:
     config, out = TrainConfig.from_dict(json.loads(Path(config_file).read_text())), Path(out)
+    if config.run.sharding == "full":
+        trainer.save = look_at_shards(trainer.save, out / "shards.jsonl")
     trainer.train(config, out / "whole")
 
     real = trainer.train_step
