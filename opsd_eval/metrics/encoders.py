@@ -34,11 +34,11 @@ class SentenceEncoder:
     """
 
     def __init__(self, path: Path | str, name: str | None = None) -> None:
-        from sentence_transformers import SentenceTransformer
-
         if not Path(path).is_dir():
             raise ValueError(f"encoder {str(path)!r}: no such folder; give minilm, tfidf, or a sentence-transformers "
                              "model folder")  # fmt: skip
+        from sentence_transformers import SentenceTransformer
+
         self.name = name or str(path)
         self.model = SentenceTransformer(str(path), trust_remote_code=False, local_files_only=True)
         self.window = max(8, int(self.model.max_seq_length or 256) - 2)
