@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from opsd_eval.ingest import generic, inspect_ai, jsonl_lists, lighteval, lm_eval, nemo_skills, opsd_analysis
-from opsd_eval.ingest.base import Format, IngestLog
+from opsd_eval.ingest.base import MALFORMED, Format, IngestLog
 from opsd_eval.ingest.writer import IngestReport, discard, write_set
 from opsd_eval.names import lookup
 
@@ -53,7 +53,12 @@ def ingest(
     chosen = lookup("format", form or detect(path), FORMATS)
     if not path.exists():
         raise ValueError(f"{path}: no such file or folder")
-    source = chosen.open(path, task)
+    try:
+        source = chosen.open(path, task)
+    except ValueError:
+        raise
+    except MALFORMED as error:
+        raise ValueError(f"{path}: not laid out as {chosen.name}: {type(error).__name__}: {error}") from error
     if not source.files:
         raise ValueError(f"{path}: no file of format {chosen.name} in it")
     report = write_set(source, chosen.name, Path(out), log)

@@ -16,6 +16,8 @@ from typing import Any
 from opsd_eval.answers import extract_boxed
 from opsd_eval.records import Problem, Sample, sha256_text
 
+#: What reading a foreign entry may raise when it is not laid out as its format says.
+MALFORMED = (ValueError, TypeError, KeyError, AttributeError, IndexError)
 LINE_LIMIT = 256 * 1024 * 1024
 JSON_LIMIT = 4 * 1024 * 1024 * 1024
 Item = tuple[Problem, Sequence[Sample]]
@@ -194,7 +196,9 @@ def gold_and_reference(target: str | None) -> tuple[str | None, str | None]:
 
 def with_thinking(reasoning: str | None, text: str) -> str:
     """A completion with its separately logged reasoning put back in front, as models write it."""
-    return f"<think>\n{reasoning}\n</think>\n\n{text}" if reasoning and reasoning not in text else text
+    if not reasoning or not reasoning.strip() or "</think>" in text or reasoning.strip() in text:
+        return text
+    return f"<think>\n{reasoning}\n</think>\n\n{text}"
 
 
 def prompt_hash(prompt: Any) -> str | None:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from opsd_eval.ingest.base import (
+    MALFORMED,
     Format,
     IngestLog,
     Item,
@@ -55,7 +56,7 @@ def _open(path: Path, task: str | None) -> Source:
                 for key in sorted(set(row) - _KEYS):
                     log.note(f"key {key!r} is not part of the generic format and was ignored")
                 yield _item(row, task, drawn)
-            except (ValueError, TypeError, KeyError) as error:
+            except MALFORMED as error:
                 log.bad(f"{path}:{number}", error)
 
     return Source((path,), task or "", items)

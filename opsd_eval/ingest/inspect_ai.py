@@ -13,6 +13,7 @@ from typing import Any
 
 from opsd_eval.ingest.archive import Archive
 from opsd_eval.ingest.base import (
+    MALFORMED,
     Format,
     IngestLog,
     Item,
@@ -58,7 +59,7 @@ def _open(path: Path, task: str | None) -> Source:
             try:
                 if (item := _item(sample, chosen, log)) is not None:
                     yield item
-            except (ValueError, TypeError, KeyError) as error:
+            except MALFORMED as error:
                 log.bad(where, error)
 
     return Source((file,), chosen, items, _facts(header))
@@ -96,7 +97,10 @@ def _archive_samples(path: Path, log: IngestLog) -> Iterator[tuple[str, Mapping[
 
 
 def _json_samples(path: Path, log_file: Mapping[str, Any], log: IngestLog) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    for number, sample in enumerate(log_file.get("samples") or []):
+    samples = log_file.get("samples") or []
+    if not isinstance(samples, list):
+        raise ValueError(f"{path}: samples should be a list, got {type(samples).__name__}")
+    for number, sample in enumerate(samples):
         if isinstance(sample, dict):
             yield f"{path} sample {number}", sample
         else:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from opsd_eval.ingest.base import (
+    MALFORMED,
     Format,
     IngestLog,
     Item,
@@ -41,7 +42,7 @@ def _opener(read: Reader) -> Callable[[Path, str | None], Source]:
             for number, row in iter_rows(path, log):
                 try:
                     yield read(row, task or "", namer)
-                except (ValueError, TypeError, KeyError) as error:
+                except MALFORMED as error:
                     log.bad(f"{path}:{number}", error)
 
         return Source((path,), task or "", items)

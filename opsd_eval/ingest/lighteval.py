@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from opsd_eval.ingest.base import (
+    MALFORMED,
     Format,
     IngestLog,
     Item,
@@ -86,7 +87,7 @@ def _items(path: Path, task: str, log: IngestLog) -> Iterator[Item]:
                     number = at * _BATCH + offset
                     try:
                         yield _item(row, task, number)
-                    except (ValueError, TypeError, KeyError) as error:
+                    except MALFORMED as error:
                         log.bad(f"{path} row {number}", error)
     except (pyarrow.ArrowInvalid, OSError) as error:
         raise ValueError(f"{path}: not a readable parquet file: {error}") from None

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from opsd_eval.ingest.base import (
+    MALFORMED,
     Format,
     IngestLog,
     Item,
@@ -106,7 +107,7 @@ def _items(path: Path, task: str, repeats: int | None, log: IngestLog) -> Iterat
                 log.note(f"more completions than repeats={repeats}: padding of data-parallel ranks, cut off")
                 texts = texts[:repeats]
             yield _problem(row, doc, task, name), _samples(row, texts, doc, name)
-        except (ValueError, TypeError, KeyError) as error:
+        except MALFORMED as error:
             log.bad(where, error)
 
 
@@ -128,7 +129,7 @@ def _problem(row: Mapping[str, Any], doc: Mapping[str, Any], task: str, name: st
         except ValueError:
             stored = None
         if isinstance(stored, dict):
-            return problem_from_row(stored, f"document {row.get('doc_id')}")
+            return _own_problem(stored, f"document {row.get('doc_id')}")
     answer, reference = gold_and_reference(text_or_none(row.get("target")))
     field = next((f for f in _QUESTION_FIELDS if isinstance(doc.get(f), str) and doc[f].strip()), None)
     question = doc[field] if field else _prompt(row)
@@ -136,6 +137,14 @@ def _problem(row: Mapping[str, Any], doc: Mapping[str, Any], task: str, name: st
         raise ValueError(f"no question: doc has none of {', '.join(_QUESTION_FIELDS)}, and the prompt is not a text")
     metadata = {"doc_id": row.get("doc_id"), "doc_hash": row.get("doc_hash"), "question_from": field or "prompt"}
     return Problem(name, question, answer=answer, reference=reference, benchmark=task, metadata=metadata)
+
+
+def _own_problem(stored: dict[str, Any], where: str) -> Problem:
+    problem = problem_from_row(stored, where)
+    texts = (problem.problem_id, problem.answer, problem.reference, problem.benchmark, problem.split, problem.cluster)
+    if not all(isinstance(t, str | None) for t in texts) or not isinstance(problem.metadata, dict):
+        raise ValueError(f"{where}: its problem has fields of the wrong type")
+    return problem
 
 
 def _prompt(row: Mapping[str, Any]) -> Any:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from opsd_eval.ingest.base import (
+    MALFORMED,
     Format,
     IngestLog,
     Item,
@@ -54,7 +55,7 @@ def _items(path: Path, seed: int | None, task: str, log: IngestLog) -> Iterator[
     for number, row in iter_rows(path, log):
         try:
             yield _item(row, seed, task, namer)
-        except (ValueError, TypeError, KeyError) as error:
+        except MALFORMED as error:
             log.bad(f"{path}:{number}", error)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from opsd_eval.ingest.base import (
+    MALFORMED,
     Format,
     IngestLog,
     Item,
@@ -42,7 +43,7 @@ def _open(path: Path, task: str | None) -> Source:
                     raise ValueError(f"expected an object, got {type(row).__name__}")
                 if str(row.get("dataset_tag") or "") == tag:
                     yield _item(row, tag, number)
-            except (ValueError, TypeError, KeyError) as error:
+            except MALFORMED as error:
                 log.bad(f"{path} result {number}", error)
 
     return Source((path,), tag, items, {"config": {"status": "unfinished" if partial else None}})
@@ -53,7 +54,8 @@ def _item(row: Mapping[str, Any], tag: str, number: int) -> Item:
     if not isinstance(question, str):
         raise ValueError("problem is not a text")
     own = text_or_none(row.get("problem_id"))
-    name = f"{tag}/{own if own is not None else number}"
+    own = own if own is not None else str(number)
+    name = f"{tag}/{own}" if tag else own
     answer, reference = gold_and_reference(text_or_none(row.get("ground_truth")))
     generations = row.get("generations")
     if not isinstance(generations, list) or not all(isinstance(g, dict) for g in generations):

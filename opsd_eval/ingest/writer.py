@@ -19,6 +19,7 @@ from opsd_eval.records import (
     append_jsonl,
     append_samples,
     new_run_record,
+    read_json,
     read_jsonl,
     read_problems,
     read_run,
@@ -62,6 +63,8 @@ def write_set(source: Source, form: str, out: Path, log: IngestLog) -> IngestRep
     """Write the sample set, adding only what is new; an ``out`` made from something else is refused."""
     identity = {"format": form, "benchmark": source.benchmark, "files": [_fingerprint(p) for p in source.files]}
     with _only_one(out):
+        if (done := _finished(out, identity, strict=log.strict)) is not None:
+            return done
         _claim(out, identity, source)
         (out / REPORT).unlink(missing_ok=True)
         writer = _Writer(out)
@@ -72,6 +75,25 @@ def write_set(source: Source, form: str, out: Path, log: IngestLog) -> IngestRep
         )
         write_json(out / REPORT, asdict(report))
     return report
+
+
+def _finished(out: Path, identity: dict[str, Any], *, strict: bool) -> IngestReport | None:
+    """The report of an earlier ingest of exactly these files that ran to its end and is still whole."""
+    if not (out / REPORT).exists() or not (out / "run.json").exists():
+        return None
+    stored = read_json(out / REPORT)
+    if read_run(out).config.get("source") != identity or (strict and stored["n_malformed"]):
+        return None
+    if any(stored[f"n_{kind}"] != _count_lines(out / f"{kind}.jsonl") for kind in ("problems", "samples")):
+        return None
+    return IngestReport(**{**stored, "n_new": 0, "malformed": tuple(stored["malformed"])})
+
+
+def _count_lines(path: Path) -> int:
+    if not path.exists():
+        return 0
+    with path.open("rb") as file:
+        return sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))
 
 
 @contextlib.contextmanager
