@@ -22,7 +22,7 @@ from typing import Any
 
 from analyses import stages
 from analyses.ablation_config import FREE_KEYS, AblationConfig, available, load_config
-from analyses.jobs import Job, JobFailed, run_jobs
+from analyses.jobs import Job, JobFailed, run_jobs, usable_cores
 from opsd_eval import report, report_data, scorecard, scorecard_text
 from opsd_eval.names import lookup
 from opsd_eval.records import read_json, write_json
@@ -256,7 +256,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     started = time.monotonic()
     try:
         config, values = load_config(args.config)
-        page = run(config, values, runs=args.runs, n_jobs=args.jobs or os.cpu_count() or 1)
+        page = run(config, values, runs=args.runs, n_jobs=args.jobs or usable_cores())
     except (ValueError, JobFailed) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

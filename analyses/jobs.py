@@ -58,6 +58,11 @@ class _Worker:
         self.job = job
 
 
+def usable_cores() -> int:
+    """Cores this process may use (fewer than the machine has, where an affinity mask says so)."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
 def run_jobs(
     jobs: Iterable[Job],
     *,
@@ -76,7 +81,7 @@ def run_jobs(
         return
     _check(waiting.values())
     logs.mkdir(parents=True, exist_ok=True)
-    n_workers = min(n_workers or os.cpu_count() or 1, len(waiting))
+    n_workers = min(n_workers or usable_cores(), len(waiting))
     os.environ.setdefault("TQDM_MININTERVAL", "5")
     context = multiprocessing.get_context("spawn")
     workers = [_Worker(context, warm_up) for _ in range(n_workers)]
