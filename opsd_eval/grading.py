@@ -139,6 +139,7 @@ def grade_set(path: Path | str, *, force: bool = False, processes: int | None = 
     with _only_one(folder):
         if force:
             target.unlink(missing_ok=True)
+        target.touch()
         mend_jsonl(target)
         done = _graded_keys(target)
         lines, pending = _count_pending(folder, done)
