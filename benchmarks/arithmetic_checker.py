@@ -55,7 +55,10 @@ def regex_baseline(text: str) -> Verdicts:
 
 
 def sympy_baseline(text: str) -> Verdicts:
-    """Cut each line at ``=``, take the characters of arithmetic next to the sign, let sympy decide."""
+    """Cut each line at ``=``, take the characters of arithmetic next to the sign, let sympy decide.
+
+    For these fixtures only: sympify is no safe way to read text that a model wrote.
+    """
     import sympy
 
     flagged, checked, at = [], 0, 0
@@ -181,6 +184,46 @@ def summary(tally: Tally) -> list[tuple[str, str]]:
     ]
 
 
+def references(per_family: int = 300, seed: int = 424242) -> None:
+    """Count flags on worked solutions that other modules of the project write: gym references, testbed traces."""
+    import random
+
+    from reasoning_gym import create_dataset
+
+    from opsd_eval.gym_references import REFERENCES, gym_reference
+    from opsd_eval.testbed.traces import search_trace
+    from opsd_eval.testbed.worlds import canonical_problems
+
+    def verdicts(texts: Iterable[str]) -> tuple[int, int]:
+        flags, checked = zip(*map(ours, texts), strict=True)
+        return sum(map(len, flags)), sum(checked)
+
+    print("\n## right solutions from elsewhere\n")
+    for family in sorted(set(REFERENCES) - {"gsm_symbolic"}):
+        data = create_dataset(family, size=per_family, seed=seed)
+        found = (gym_reference(family, row["metadata"], str(row["answer"])) for row in data)
+        flagged, checked = verdicts([text for text in found if text])
+        if checked:
+            print(f"| {family} | {wilson(flagged, checked)} |")
+    rng = random.Random(seed)
+    items = canonical_problems("search", "id", per_family, seed)
+    print(f"| testbed search | {wilson(*verdicts([search_trace(item, rng, tag=None) for item in items]))} |")
+
+
+def speed(samples: int = 150, seed: int = 777) -> None:
+    """Processor time per 1,000 characters of varied worked solutions, nothing remembered from one to the next."""
+    sys.path.insert(0, str(FIXTURES))
+    import natural
+
+    stream = "\n\n".join(text for _, part, _, text in natural.solutions(20, seed) if part == "dev")
+    texts = [stream[at : at + 1000] for at in range(0, min(len(stream) - 1000, 1000 * samples), 1000)]
+    started = time.process_time()
+    links = sum(len(check(text).links) for text in texts)
+    spent = 1000 * (time.process_time() - started) / len(texts)
+    print("\n## speed\n")
+    print(f"{spent:.2f} ms per 1,000 characters, {links / len(texts):.1f} equations each, {len(texts)} texts")
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -188,6 +231,8 @@ def main() -> None:
     parser.add_argument("--checker", choices=("ours", "regex", "sympy", "all"), default="ours")
     parser.add_argument("--failures", action="store_true", help="list the failures of the development part")
     parser.add_argument("--templates", action="store_true", help="one line a template")
+    parser.add_argument("--references", action="store_true", help="also right solutions that other modules write")
+    parser.add_argument("--speed", action="store_true", help="also the time per 1,000 characters")
     args = parser.parse_args()
     checkers = {"ours": ours, "regex": regex_baseline, "sympy": sympy_baseline}
     chosen = checkers if args.checker == "all" else {args.checker: checkers[args.checker]}
@@ -201,6 +246,10 @@ def main() -> None:
             if args.templates:
                 for group, tally in sorted(tallies.items()):
                     print(f"| {group} | {tally.localised}/{tally.chains} | {tally.flagged}/{tally.checked} |")
+    if args.references:
+        references()
+    if args.speed:
+        speed()
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ of a number, bits of a value, nesting), and what exceeds a bound raises :class:`
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -42,7 +43,9 @@ PLAIN = Reading()
 
 
 def number(text: str) -> Number:
-    """Exact value of a number token (``1,234.50``, ``.5``, ``2e3``)."""
+    """Exact value of a number token (``1,234.50``, ``.5``, ``2e3``, ``½``)."""
+    if (value := vulgar(text)) is not None:
+        return value
     digits = text.replace("{,}", "").replace("\\,", "").replace(",", "")
     if len(digits) > MAX_DIGITS:
         raise UnreadableError("too many digits")
@@ -52,6 +55,14 @@ def number(text: str) -> Number:
     if exponent and abs(int(exponent)) > MAX_DIGITS:
         raise UnreadableError("exponent too large")
     return lower(Fraction(digits))
+
+
+def vulgar(text: str) -> Fraction | None:
+    """Value of a one-character fraction (½, ⅔), else None."""
+    if len(text) != 1 or text.isascii():
+        return None
+    top, slash, bottom = unicodedata.normalize("NFKC", text).partition("\u2044")
+    return Fraction(int(top), int(bottom)) if slash and top.isdigit() and bottom.isdigit() and int(bottom) else None
 
 
 def lower(value: Number) -> Number:
@@ -243,6 +254,9 @@ class Expression:
         r"""A whole number followed by a proper fraction, ``2 1/3`` or ``2\frac13``: their sum, or their product."""
         if not isinstance(whole, int):
             return whole
+        if self._kind() == "n" and (part := vulgar(self.pieces[self.at][1])) is not None:
+            self.at += 1
+            return lower(whole + part)
         if self._kind() == "n" and self._kind(1) == "o" and self._kind(2) == "n":
             start = self.at
             top, bottom = number(self.pieces[start][1]), number(self.pieces[start + 2][1])

@@ -8,7 +8,7 @@ call, an operator whose other operand is a word.
 
 from __future__ import annotations
 
-from opsd_eval.arithmetic.evaluate import Piece
+from opsd_eval.arithmetic.evaluate import Piece, vulgar
 from opsd_eval.arithmetic.tokens import SUPERSCRIPTS, Token, tokenise
 from opsd_eval.arithmetic.units import DIMENSION, UNIT_LETTERS
 
@@ -372,11 +372,12 @@ class Scanner:
         self._outside(token)
 
     def _is_mixed(self, token: Token) -> bool:
-        slash, bottom = self._ahead(), self._ahead(2)
+        before, slash, bottom = self._before(), self._ahead(), self._ahead(2)
+        whole = before is not None and before.kind == "n" and before.text.isdigit()
+        if whole and not token.text.isascii() and vulgar(token.text) is not None:
+            return True
         if slash is None or bottom is None or slash.text != "/" or bottom.kind != "n":
             return False
-        before = self._before()
-        whole = before is not None and before.kind == "n" and before.text.isdigit()
         return whole and token.text.isdigit() and slash.start == token.end
 
     def _unknown(self, token: Token) -> None:

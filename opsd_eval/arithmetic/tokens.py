@@ -32,6 +32,7 @@ _PATTERN = re.compile(
       |(?!\d{1,3}(?:,\d{3})+(?!,?\d))\d+(?:,\d+)+)
    |(?P<n>(?:\d{1,3}(?:(?:,|\{,\}|\\,)\d{3})+(?!\d)|\d+)(?:\.\d+)?(?:[eE][+-]?\d{1,3}(?!\w))?|\.\d+)
    |(?P<raised>[\u2070\u00b9\u00b2\u00b3\u2074-\u2079]+)
+   |(?P<vulgar>[\xbc-\xbe\u2150-\u215e])
    |(?P<w>[^\W\d_]+(?:'[a-z]{1,2}\b)?)
    |(?P<degree>\^?\{?\\circ\}?|\N{DEGREE SIGN})
    |(?P<o>\*\*|\\\*|[-+*/^\u00f7]|\\(?:times|cdot|div|ast)(?![A-Za-z]))
@@ -87,4 +88,5 @@ def tokenise(text: str, start: int, end: int) -> list[Token]:
 
 _KINDS = {
     "p": "%", "open": "(", "close": ")", "raised": "^", "bang": "!", "dots": "x", "degree": "w", "odd": "x",
+    "vulgar": "n",
 }  # fmt: skip

@@ -52,7 +52,7 @@ def value(text, **reading):
         (r"\frac{3 + 5}{2 \cdot 4}", 1), (r"\dfrac{\frac{1}{2}}{\frac{3}{4}}", Fraction(2, 3)), (r"\sqrt{16} + 1", 5),
         ("√49", 7), ("sqrt(16)", 4), ("25% of 80", 20), ("3 plus 4 times 2", 11), ("12 divided by 4", 3),
         ("3 hours * 20 km/hour", 60), ("$5 + $3.50", Fraction(17, 2)), ("10 − 4 ÷ 2 × 3", 4), ("5--3", 8),
-        ("half of 30", 15), ("4 skeins per pair of socks + 3 skeins", 7),
+        ("half of 30", 15), ("1½ + ¾", Fraction(9, 4)), ("⅔ * 3", 2), ("4 skeins per pair of socks + 3 skeins", 7),
     ],
 )  # fmt: skip
 def test_value_of_an_expression(text, expected):
