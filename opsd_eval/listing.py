@@ -16,7 +16,7 @@ def run(args: argparse.Namespace) -> int:
     """Print one line an entry: name, direction where it has one, what it is."""
     rows = {"metrics": metric_rows, "benchmarks": benchmark_rows, "engines": engine_rows, "formats": format_rows}
     for name, note, text in rows[args.kind]():
-        print(f"{name:26} {note:16} {text}".rstrip())
+        print(f"{name:26} {note:16} {text}".rstrip() if note else f"{name:26} {text}".rstrip())
     return 0
 
 
@@ -41,14 +41,14 @@ def benchmark_rows() -> list[tuple[str, str, str]]:
     """(name, kind, description) of the benchmarks."""
     from opsd_eval.benchmarks import benchmark_names
 
-    return [(name, "", text) for name, text in benchmark_names().items()]
+    return [(name, "", "") for name in benchmark_names()]
 
 
 def engine_rows() -> list[tuple[str, str, str]]:
     """(name, kind, description) of the engines."""
     from opsd_eval.engines import ENGINES
 
-    return [(name, "", _first_line(getattr(engine, "__doc__", None))) for name, engine in ENGINES.items()]
+    return [(name, "", _first_line(engine.__doc__)) for name, engine in ENGINES.items()]
 
 
 def format_rows() -> list[tuple[str, str, str]]:
