@@ -105,15 +105,21 @@ def _window(text: str) -> str:
 
 def _language(text: str) -> tuple[str, dict[str, int]]:
     """(language, hits of function words by language) of a lower-cased text."""
-    weights = {} if text.isascii() else _script_weights(text)
-    words = (_ASCII_WORD if text.isascii() else _WORD).findall(text)
-    latin = sum(1 for word in words if len(word) > 1 and word[0] != "\\" and word[0] < "\u0370")
-    if weights:
-        best = max(weights, key=lambda name: weights[name])
-        if weights[best] >= 3 and weights[best] > latin:
+    if text.isascii():
+        words = _ASCII_WORD.findall(text)
+    else:
+        words = _WORD.findall(text)
+        weights = _script_weights(text)
+        best = max(weights, key=lambda name: weights[name], default="")
+        if best and weights[best] >= 3 and weights[best] > _latin_words(words):
             return best, {}
     counts = _function_word_counts(words)
-    return _by_function_words(counts, latin), counts
+    return _by_function_words(counts, words), counts
+
+
+def _latin_words(words: Sequence[str]) -> int:
+    """Words of at least two Latin letters that are not commands."""
+    return sum(1 for word in words if len(word) > 1 and word[0] != "\\" and word[0] < "\u0370")
 
 
 def _script_weights(text: str) -> dict[str, float]:
@@ -143,15 +149,16 @@ def _function_word_counts(words: Sequence[str]) -> dict[str, int]:
     return counts
 
 
-def _by_function_words(counts: dict[str, int], latin: int) -> str:
+def _by_function_words(counts: dict[str, int], words: Sequence[str]) -> str:
     if not counts:
         return UNKNOWN
     ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     best, hits = ranked[0]
     second = ranked[1][1] if len(ranked) > 1 else 0
-    if hits >= 4 and hits >= 0.06 * latin and hits >= 1.3 * second:
-        return best
-    return UNKNOWN
+    if hits < 4 or hits < 1.3 * second:
+        return UNKNOWN
+    enough = hits >= 0.06 * len(words) or hits >= 0.06 * _latin_words(words)
+    return best if enough else UNKNOWN
 
 
 def is_off_language(question: str, text: str) -> bool:
