@@ -11,7 +11,7 @@ from typing import NamedTuple
 from opsd_eval.arithmetic.blocks import blocks
 from opsd_eval.arithmetic.evaluate import Number
 from opsd_eval.arithmetic.judge import INVALID, NOTHING, RECOVERED, UNCHECKED, VALID, Context, Ruling, judge
-from opsd_eval.arithmetic.quick import read_plain
+from opsd_eval.arithmetic.quick import Quick, read_plain
 from opsd_eval.arithmetic.retraction import is_taken_back
 from opsd_eval.arithmetic.sides import Run, Scanner
 from opsd_eval.arithmetic.tokens import plain
@@ -115,12 +115,6 @@ def _links(block: str) -> tuple[Link, ...]:
 
 def _read(block: str, rounded: Mapping[str, Number]) -> tuple[Link, ...]:
     """Links of one block, positions relative to it; ``rounded`` as for :func:`judge`."""
-    if quick := read_plain(block):
-        return tuple(
-            Link(e.start, e.end, e.at, block[e.start : e.left_end], block[e.right_start : e.end], VALID, e.value,
-                 e.value, e.operators)
-            for e in quick
-        )  # fmt: skip
     if "<<" not in block:
         return tuple(_read_signs(block, rounded))
     text = _ANNOTATION.sub(lambda match: " " * len(match.group()), block)
@@ -132,9 +126,14 @@ def _read_signs(text: str, rounded: Mapping[str, Number]) -> list[Link]:
     signs = list(_SIGN.finditer(text))
     if not signs:
         return []
-    lefts, rights = _sides(text, signs)
+    quick = read_plain(text)
+    lefts, rights = _sides(text, signs, quick)
     links = []
     for index, sign in enumerate(signs):
+        if e := quick.get(sign.start()):
+            lhs, rhs = text[e.start : e.left_end], text[e.right_start : e.end]
+            links.append(Link(e.start, e.end, e.at, lhs, rhs, VALID, e.value, e.value, e.operators))
+            continue
         left, right = lefts[index], rights[index]
         is_word = sign.group()[-1].isalpha() and not sign.group().startswith("\\")
         if is_word and (left is None or right is None or left.is_literal):
@@ -163,22 +162,34 @@ def _link(text: str, at: int, sign_end: int, left: Run | None, right: Run | None
     )  # fmt: skip
 
 
-def _sides(text: str, signs: Sequence[re.Match[str]]) -> tuple[list[Run | None], list[Run | None]]:
-    """Left and right side of every sign; in a chain one run is the right side of a sign and the left of the next."""
-    lefts: list[Run | None] = [_tail(text, 0, signs[0].start(), after="break")]
+def _sides(
+    text: str, signs: Sequence[re.Match[str]], quick: Mapping[int, Quick]
+) -> tuple[list[Run | None], list[Run | None]]:
+    """Left and right side of every sign; in a chain one run is the right side of a sign and the left of the next.
+
+    Signs of ``quick`` need no sides: nothing around those equations belongs to them.
+    """
+    lefts: list[Run | None] = []
     rights: list[Run | None] = []
-    for index, sign in enumerate(signs):
-        start, is_last = sign.end(), index + 1 == len(signs)
-        end = len(text) if is_last else signs[index + 1].start()
-        head = Scanner(text, start, min(end, start + _REACH)).head()
-        rights.append(head)
-        if is_last:
-            break
-        if head is not None and ((head.last and end - start <= _REACH) or _is_blank(text, head, end)):
+    start, head = 0, None
+    for sign in signs:
+        end = sign.start()
+        known = quick.get(end)
+        if known is not None:
+            lefts.append(None)
+        elif head is not None and ((head.last and end - start <= _REACH) or _is_blank(text, head, end)):
             lefts.append(head)
         else:
             lefts.append(_tail(text, head.end if head else start, end, after="cut" if head else "break"))
+        start = known.right_start if known else sign.end()
+        head = None if known else Scanner(text, start, min(_end_of(signs, len(rights), text), start + _REACH)).head()
+        rights.append(head)
     return lefts, rights
+
+
+def _end_of(signs: Sequence[re.Match[str]], index: int, text: str) -> int:
+    """Where the stretch after a sign ends: at the next sign, or with the text."""
+    return signs[index + 1].start() if index + 1 < len(signs) else len(text)
 
 
 def _is_blank(text: str, run: Run, end: int) -> bool:

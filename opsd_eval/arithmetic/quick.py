@@ -19,10 +19,9 @@ _UNIT = r"(?: (?!(?:" + "|".join(_OPEN) + r")\b)[A-Za-z]{2,15}){0,4}(?:/[A-Za-z]
 _MONEY = r"[$\u20ac\xa3]?"
 _SIGN = r"(?: ?[-+*/\xd7\xf7] ?| x )"
 _EQUATION = re.compile(
-    rf"({_NUMBER}{_UNIT}(?:{_SIGN}{_MONEY}{_NUMBER}{_UNIT}){{1,6}}) ?= ?{_MONEY}(-?{_NUMBER})(?![\d\w%])"
+    rf"({_NUMBER}{_UNIT}(?:{_SIGN}{_MONEY}{_NUMBER}{_UNIT}){{1,6}}) ?= {{0,220}}{_MONEY}(-?{_NUMBER})(?![\d\w%])"
 )
 _PART = re.compile(rf"[-+*\xd7\xf7]|/(?![A-Za-z])| x |{_NUMBER}")
-_OTHER_SIGN = re.compile(r"\u2248|\\|<<|[\d)%][ \t]+(?:is|equals|gives|makes|yields)[ \t]")
 _LAST_WORD = re.compile(r"([A-Za-z]+)[ $\u20ac\xa3]+$")
 _FIRST_WORD = re.compile(r"(?:/| )([A-Za-z]+)")
 _SPACES = " $\u20ac\xa3"
@@ -40,24 +39,22 @@ class Quick(NamedTuple):
     operators: str
 
 
-def read_plain(block: str) -> list[Quick] | None:
-    """The equations of a block if all of them are plain and hold; ``None`` if the block needs the full reader."""
-    if _OTHER_SIGN.search(block):
-        return None
-    found = []
+def read_plain(block: str) -> dict[int, Quick]:
+    """The plain equations of a block that hold and that nothing around them can belong to, by position of the sign."""
+    found = {}
     for match in _EQUATION.finditer(block):
         start, end = match.span()
         left_end, right_start = match.end(1), match.start(2)
         if not (_starts_clean(block, start) and _ends_clean(block, end)):
-            return None
+            continue
         left = _PART.findall(match[1])
         value = _value(left)
         if value is None or value != number(match[2].lstrip("-")) * (-1 if "-" in match[2] else 1):
-            return None
+            continue
         at = block.index("=", left_end)
         operators = "".join(left[1::2]).replace("\xd7", "*").replace(" x ", "*")
-        found.append(Quick(start, end, at, left_end, right_start, value, operators))
-    return found if found and len(found) == block.count("=") else None
+        found[at] = Quick(start, end, at, left_end, right_start, value, operators)
+    return found
 
 
 def _value(parts: list[str]) -> Number | None:
@@ -95,7 +92,7 @@ def _starts_clean(block: str, start: int) -> bool:
     if block[at] == ".":
         return at > 0 and block[at - 1] != "."
     word = _LAST_WORD.search(block, max(0, at - 24), start)
-    if word is None or len(word[1]) < 2:
+    if word is None or len(word[1]) < 2 or block[word.start() - 1 : word.start()] == "\\":
         return False
     if word[1] == "of":
         return block[word.start() - 2 : word.start()].strip().isalpha()
