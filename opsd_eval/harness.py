@@ -29,17 +29,20 @@ METRIC_NAMES = (
 )  # fmt: skip
 
 
-def load(metadata: Mapping[str, Any] | None = None, **_: Any) -> dict[str, Any]:
-    """The dataset of a task: ``metadata.benchmark`` names it, ``metadata.problems`` limits it (default 200)."""
+def load(benchmark: str | None = None, problems: int = 200, **_: Any) -> dict[str, Any]:
+    """The dataset of a task: the harness passes the fields of ``metadata`` (and of ``--metadata``) as keywords.
+
+    ``benchmark`` names it, ``problems`` limits it: ``--metadata '{"problems": 50}'``. Other fields, such as the model
+    arguments that the harness mixes in, are left alone.
+    """
     from datasets import Dataset
 
     from opsd_eval.benchmarks import load_benchmark
 
-    metadata = metadata or {}
-    if "benchmark" not in metadata:
+    if not benchmark:
         raise ValueError("the task's metadata needs a benchmark, for instance benchmark: testbed.hunch_r10.id")
-    problems = load_benchmark(metadata["benchmark"], limit=int(metadata.get("problems", 200)))
-    return {"test": Dataset.from_list([document(problem) for problem in problems])}
+    found = load_benchmark(benchmark, limit=int(problems))
+    return {"test": Dataset.from_list([document(problem) for problem in found])}
 
 
 def document(problem: Problem) -> dict[str, Any]:

@@ -51,13 +51,13 @@ def metric_lines(k: int) -> str:
     """The ``metric_list``: each metric, then the metric that fills its error bar in the printed table."""
     lines = []
     for metric in task_metrics(k):
-        higher = "true" if metric.better == "higher" else "false"
+        direction = {"higher": "true", "lower": "false"}.get(metric.better)
         for name, function in ((metric.name, "mean_over_problems"), (f"{metric.name}_stderr", "standard_error")):
             lines += [
                 f'  - metric: "{name}"',
                 f"    aggregation: !function opsd_eval.harness.{function}",
-                f"    higher_is_better: {higher}",
             ]
+            lines += [f"    higher_is_better: {direction}"] if direction else []
     return "\n".join(lines)
 
 

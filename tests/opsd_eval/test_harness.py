@@ -79,6 +79,11 @@ def test_aggregations_skip_undefined_problems():
     assert math.isnan(harness.mean_over_problems([]))
 
 
+def test_load_gives_documents_that_round_trip():
+    rows = harness.load(benchmark="testbed.hunch_r10.id", problems=3, pretrained="ignored")["test"]
+    assert len(rows) == 3 and harness.problem_of(rows[0]).benchmark == "testbed.hunch_r10.id"
+
+
 def test_load_needs_a_benchmark():
     with pytest.raises(ValueError, match="benchmark"):
-        harness.load(metadata={})
+        harness.load(pretrained="x")
