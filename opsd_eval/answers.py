@@ -1,8 +1,8 @@
 r"""Find the answer in a completion and say, where that needs no algebra, whether it equals the gold answer.
 
-*Strict* is the content of the last balanced, non-empty ``\boxed{}``. *Relaxed* falls back to a box left open at the
-end, then to the last stated answer ("the answer is ...", ``#### ...``), then to the last number. Everything here is
-linear in the length of the text.
+*Strict* is the content of the last balanced, non-empty ``\boxed{}``, or, in a text without one, a last line
+``#### number`` (the format of GSM8K). *Relaxed* falls back to a box left open at the end, then to the last stated
+answer ("the answer is ..."), then to the last number. Everything here is linear in the length of the text.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ _BRACES = re.compile(r"\\boxed\s{0,8}\{|\\[{}]|[{}]")
 _STATED = re.compile(
     r"####|(?:answer|result|solution)\s{0,3}(?:is|:|=)|(?:答案|结果)\s{0,3}(?:是|为|:|\uff1a)", re.IGNORECASE
 )
+_HASHES = re.compile(r"(?:^|\n)#### {0,4}\$?(-?\d[\d,]{0,60}(?:\.\d{1,60})?)$")
 _CHOICE = re.compile(r"\(?([A-J])\)?(?=[.,:;\s)]|$)")
 _NUMBER = re.compile(
     r"(?<![\w.)}\]])[-\u2212]?\\[dt]?frac\{[-\u2212]?\d{1,64}\}\{\d{1,64}\}"
@@ -60,12 +61,21 @@ def _last_balanced_box(text: str) -> str | None:
     return None
 
 
+def extract_strict(text: str) -> str | None:
+    """The answer in an asked-for format: the last balanced box, else a last line ``#### number``."""
+    boxed = extract_boxed(text)
+    if boxed is not None:
+        return boxed
+    match = _HASHES.search(text.rstrip()[-200:])
+    return match[1] if match else None
+
+
 def extract_relaxed(text: str) -> str | None:
     r"""The strict answer, else an unclosed last box, else the last stated answer, else the last number.
 
     The fallbacks look at the last 20,000 characters only.
     """
-    strict = extract_boxed(text)
+    strict = extract_strict(text)
     if strict is not None:
         return strict
     tail = text[-_TAIL_CHARS:]

@@ -1,6 +1,7 @@
 r"""Grade completions against gold answers, once per (problem_id, draw), without ever running what they contain.
 
-``answer_strict`` is the last balanced ``\boxed{}``; ``answer_relaxed`` has fallbacks (opsd_eval/answers.py).
+``answer_strict`` is the last balanced ``\boxed{}`` (or GSM8K's last line ``#### number``); ``answer_relaxed`` has
+fallbacks (opsd_eval/answers.py).
 ``correct`` compares the strict answer with the gold one: by normal form and exact numbers first, by Math-Verify in a
 killable process otherwise. ``outcome`` is the first that applies of right, loop, truncated, off_language, no_answer,
 wrong. A completion without text, or a problem without a gold answer, stays ungraded (``correct`` and ``outcome``
@@ -20,7 +21,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from opsd_eval.answers import compare_exactly, extract_boxed, extract_relaxed
+from opsd_eval.answers import compare_exactly, extract_boxed, extract_relaxed, extract_strict
 from opsd_eval.grading_worker import AlgebraJudge
 from opsd_eval.records import Problem, Sample, mend_jsonl, read_problems, sample_from_row
 
@@ -65,7 +66,7 @@ def grade_text(text: str | None, gold: str | None, *, judge: Judge | None = None
     """
     if text is None:
         return Grade(None, None, None, None)
-    strict = extract_boxed(text)
+    strict = extract_strict(text)
     relaxed = strict if strict is not None else extract_relaxed(text)
     if gold is None or not str(gold).strip():
         return Grade(strict, relaxed, None, None)

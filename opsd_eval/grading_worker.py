@@ -15,6 +15,7 @@ import select
 import signal
 import subprocess
 import sys
+import time
 from typing import Any
 
 SECONDS = 2.0
@@ -122,8 +123,6 @@ class AlgebraJudge:
 
 def _read_line(fd: int, held: bytes, seconds: float) -> tuple[bytes | None, bytes]:
     """Read one line from a pipe within a wall-clock limit: (line or None, bytes after it)."""
-    import time
-
     deadline = time.monotonic() + seconds
     while b"\n" not in held:
         left = deadline - time.monotonic()
@@ -149,13 +148,19 @@ def judge(gold: str, candidate: str) -> bool:
     return bool(gold_parsed and candidate_parsed and verify(gold_parsed, candidate_parsed, timeout_seconds=None))
 
 
-def _child(questions: int, answers: int) -> None:
-    """Answer questions until the pipe closes; runs in the forked child."""
+def _child(questions: int, answers: int, seconds: float) -> None:
+    """Answer questions until the pipe closes; runs in the forked child.
+
+    The processor-time limit only matters when everything above this process has been killed: without it a child in
+    the middle of an endless computation would go on for ever.
+    """
     import resource
 
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     with os.fdopen(questions, "rb") as lines:
         for line in lines:
+            limit = int(time.process_time() + seconds) + 10
+            resource.setrlimit(resource.RLIMIT_CPU, (limit, resource.RLIM_INFINITY))
             row = json.loads(line)
             try:
                 verdict: bool | None = judge(row["gold"], row["candidate"])
@@ -164,7 +169,7 @@ def _child(questions: int, answers: int) -> None:
             os.write(answers, json.dumps({"equal": verdict}).encode() + b"\n")
 
 
-def _fork() -> tuple[int, int, int]:
+def _fork(seconds: float) -> tuple[int, int, int]:
     """Fork a child; returns (pid, write end of its questions, read end of its answers)."""
     question_read, question_write = os.pipe()
     answer_read, answer_write = os.pipe()
@@ -174,7 +179,7 @@ def _fork() -> tuple[int, int, int]:
         os.close(answer_read)
         os.close(0)
         try:
-            _child(question_read, answer_write)
+            _child(question_read, answer_write, seconds)
         finally:
             os._exit(0)
     os.close(question_read)
@@ -198,7 +203,7 @@ def _serve(seconds: float) -> None:
     output = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     _reply(output, {"ready": True})
-    child = _fork()
+    child = _fork(seconds)
     for line in sys.stdin.buffer:
         try:
             os.write(child[1], line)
@@ -207,7 +212,7 @@ def _serve(seconds: float) -> None:
             answer = None
         if answer is None:
             _end(child)
-            child = _fork()
+            child = _fork(seconds)
         _reply(output, json.loads(answer) if answer is not None else {"equal": None})
     _end(child)
 

@@ -118,8 +118,11 @@ def _serve(target: str) -> None:
             answer: dict[str, Any] = {"result": function(json.loads(line))}
         except ValueError as error:
             answer = {"value_error": str(error)}
-        answers.write(json.dumps(answer).encode() + b"\n")
-        answers.flush()
+        try:
+            answers.write(json.dumps(answer).encode() + b"\n")
+            answers.flush()
+        except BrokenPipeError:
+            os._exit(1)  # the caller is gone
 
 
 if __name__ == "__main__":

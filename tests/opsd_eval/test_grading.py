@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from opsd_eval import grading
-from opsd_eval.answers import canonical_answer, compare_exactly, extract_boxed, extract_relaxed
+from opsd_eval.answers import canonical_answer, compare_exactly, extract_boxed, extract_relaxed, extract_strict
 from opsd_eval.grading import answers_equal, grade_sample, grade_set, grade_text
 from opsd_eval.grading_worker import AlgebraJudge, is_too_large
 from opsd_eval.metrics.loops import loop_onset, tail_period
@@ -60,6 +60,14 @@ def test_last_balanced_box(text, expected):
 ])  # fmt: skip
 def test_relaxed_fallbacks(text, expected):
     assert extract_relaxed(text) == expected
+
+
+@pytest.mark.parametrize(("text", "expected"), [
+    ("so 3 * 4 = 12\n#### 1,234", "1,234"), ("x\n#### -5.5\n ", "-5.5"), ("#### Step 4\nmore", None),
+    (r"\boxed{7}" + "\n#### 8", "7"), ("a #### 5", None), ("#### 5\nand more", None),
+])  # fmt: skip
+def test_strict_accepts_the_last_line_of_gsm8k(text, expected):
+    assert extract_strict(text) == expected
 
 
 def test_strict_answer_wins_over_later_numbers():
