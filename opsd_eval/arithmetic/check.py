@@ -20,10 +20,11 @@ MAX_LINKS = 5000
 _REACH = 300
 _CLAUSE_ENDS = (", ", ". ", ": ", "; ", "\n")
 
-_SIGN = re.compile(
-    r"(?<![=<>!:/+*-])==?(?![=>])|\u2248|\\approx(?![A-Za-z])|\\simeq(?![A-Za-z])"
-    r"|(?<=[\d)%])[ \t]+(?:is equal to|is|equals|gives|makes|yields)(?=[ \t]+[$\u20ac\xa3]?[-(]?\d)"
+_SIGN = re.compile(r"=(?<![=<>!:/+*-]=)=?(?![=>])|\u2248|\\(?:approx|simeq)(?![A-Za-z])")
+_SIGN_OR_WORD = re.compile(
+    _SIGN.pattern + r"|[ \t]+(?:is equal to|is|equals|gives|makes|yields)(?=[ \t]+[$\u20ac\xa3]?[-(]?\d)"
 )
+_WORDS = (" is ", " equals ", " gives ", " makes ", " yields ")
 _ANNOTATION = re.compile(r"<<([^<>\n]{1,200})>>")
 _BLANK = re.compile(r"(?:\s|[&$`*]|\\\\|\\\[|\\\]|\\quad|\\(?:begin|end)\{\w+\*?\})*")
 _COMPARED = re.compile(
@@ -124,6 +125,8 @@ def _read(block: str, rounded: Mapping[str, Number]) -> tuple[Link, ...]:
 def _read_signs(text: str, rounded: Mapping[str, Number]) -> list[Link]:
     """Judge every relation sign of a block."""
     signs = list(_SIGN.finditer(text))
+    if any(word in text for word in _WORDS):
+        signs = [sign for sign in _SIGN_OR_WORD.finditer(text) if _is_sign(text, sign)]
     if not signs:
         return []
     quick = read_plain(text)
@@ -146,6 +149,12 @@ def _read_signs(text: str, rounded: Mapping[str, Number]) -> list[Link]:
         at = sign.end() - len(sign.group().lstrip())
         links.append(_link(text, at, sign.end(), left, right, ruling))
     return links
+
+
+def _is_sign(text: str, sign: re.Match[str]) -> bool:
+    """Whether a word in the place of a sign follows a number."""
+    before = text[sign.start() - 1 : sign.start()]
+    return sign.group()[0] not in " \t" or before.isdigit() or before in (")", "%")
 
 
 def _is_comparison(text: str, right: Run) -> bool:
