@@ -9,17 +9,25 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from importlib import metadata as importlib_metadata
 from pathlib import Path
 from typing import Any
+
+from opsd_eval.jsonl import (  # noqa: F401  (the file helpers are read from here)
+    append_jsonl,
+    dumps,
+    mend_jsonl,
+    parses_to_object,
+    read_json,
+    read_jsonl,
+    write_json,
+    write_text,
+)
 
 OUTCOMES = ("right", "loop", "truncated", "off_language", "no_answer", "wrong")
 
@@ -112,131 +120,6 @@ def _versions() -> dict[str, str]:
         except importlib_metadata.PackageNotFoundError:
             continue
     return found
-
-
-# --- JSON files -------------------------------------------------------------------------------------------
-
-
-def _jsonable(value: Any) -> Any:
-    """Make a value strict JSON: NaN and infinities become null, tuples lists, lone surrogates escapes."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(key): _jsonable(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        if all(type(item) is int for item in value):
-            return value
-        return [_jsonable(item) for item in value]
-    if hasattr(value, "item") and not isinstance(value, str | bytes):  # numpy scalars
-        return _jsonable(value.item())
-    return value
-
-
-def dumps(value: Any) -> str:
-    """One line of strict JSON (NaN written as null). ASCII, so any text survives, lone surrogates included."""
-    return json.dumps(_jsonable(value), allow_nan=False)
-
-
-def write_json(path: Path | str, value: Any) -> None:
-    """Write a JSON file whole or not at all (temporary file in the same folder, then rename)."""
-    write_text(path, json.dumps(_jsonable(value), allow_nan=False, indent=1) + "\n")
-
-
-def write_text(path: Path | str, text: str) -> None:
-    """Write a text file whole or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def read_json(path: Path | str) -> Any:
-    """Read a JSON file, naming the file when it is missing or malformed."""
-    path = Path(path)
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ValueError(f"{path}: no such file") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not valid JSON: {error}") from None
-
-
-def mend_jsonl(path: Path | str) -> int:
-    """Cut a torn last line (one without a newline) off a JSON Lines file; returns the bytes removed."""
-    path = Path(path)
-    if not path.exists() or path.stat().st_size == 0:
-        return 0
-    with path.open("rb+") as file:
-        end = file.seek(0, os.SEEK_END)
-        keep = end
-        while keep > 0:
-            start = max(0, keep - 65536)
-            file.seek(start)
-            newline = file.read(keep - start).rfind(b"\n")
-            if newline >= 0:
-                keep = start + newline + 1
-                break
-            keep = start
-        if keep != end:
-            file.truncate(keep)
-        return end - keep
-
-
-def append_jsonl(path: Path | str, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Append rows, one JSON object a line, after removing a torn last line; flushed before returning."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    mend_jsonl(path)
-    with path.open("a", encoding="utf-8") as file:
-        for row in rows:
-            file.write(dumps(row) + "\n")
-        file.flush()
-
-
-def read_jsonl(path: Path | str, *, problems: list[str] | None = None) -> Iterator[dict[str, Any]]:
-    """Yield the objects of a JSON Lines file; a torn last line (no newline) is left out.
-
-    A malformed line raises ``ValueError`` naming file, line and reason; with ``problems`` given, that message
-    is appended to the list instead and the rest of the file is kept.
-    """
-    path = Path(path)
-    try:
-        file = path.open("rb")
-    except FileNotFoundError:
-        raise ValueError(f"{path}: no such file") from None
-    with file:
-        for number, line in enumerate(file, start=1):
-            if not line.endswith(b"\n") and not _parses(line):
-                continue
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-                if not isinstance(row, dict):
-                    raise ValueError(f"expected a JSON object, got {type(row).__name__}")
-            except (ValueError, RecursionError) as error:
-                message = f"{path}:{number}: {error}"
-                if problems is None:
-                    raise ValueError(message) from None
-                problems.append(message)
-                continue
-            yield row
-
-
-def _parses(line: bytes) -> bool:
-    try:
-        return isinstance(json.loads(line), dict)
-    except (ValueError, RecursionError):
-        return False
 
 
 # --- sample sets ------------------------------------------------------------------------------------------
@@ -373,7 +256,7 @@ def _offsets(path: Path, problems: Mapping[str, Problem]) -> dict[str, list[int]
     with file:
         for number, line in enumerate(file, start=1):
             start, at = at, at + len(line)
-            if not line.endswith(b"\n") and not _parses(line):
+            if not line.endswith(b"\n") and not parses_to_object(line):
                 continue
             try:
                 problem_id = json.loads(line)["problem_id"]

@@ -10,35 +10,65 @@ from opsd_eval.testbed.chance import chance, is_testbed
 from opsd_eval.testbed.reading import Mechanism, mechanism
 
 
-def _ratio(over: Callable[[Mechanism], float], under: Callable[[Mechanism], float]) -> Callable[..., float]:
+def _pooled(
+    problem: Problem, samples: Sequence[Sample], over: Callable[[Mechanism], float], under: Callable[[Mechanism], float]
+) -> float:
     """Sum over draws of ``over`` divided by that of ``under``; NaN when the latter is 0."""
+    read = [mechanism(problem, s.text) for s in samples if s.text is not None]
+    total = sum(under(m) for m in read)
+    return sum(over(m) for m in read) / total if total else NAN
 
-    def compute(problem: Problem, samples: Sequence[Sample]) -> float:
-        read = [mechanism(problem, s.text) for s in samples if s.text is not None]
-        total = sum(under(m) for m in read)
-        return sum(over(m) for m in read) / total if total else NAN
 
-    return compute
+def p_check(problem: Problem, samples: Sequence[Sample]) -> float:
+    """Share of completions that check (``opsd_eval/testbed/reading.py`` says what that means in each world).
+
+    Neither better nor worse in itself: a check costs tokens and pays where the first guess is unreliable.
+    Source: ours; the habit that the hunch construction lets a teacher un-teach. Differs: no.
+    """
+    return _pooled(problem, samples, lambda m: m.checked, lambda m: 1)
 
 
 def accuracy_given_check(problem: Problem, samples: Sequence[Sample]) -> float:
-    """Share of right answers among the graded completions that check; NaN when none does."""
+    """Share of right answers among the graded completions that check; NaN when none does.
+
+    Falls when the check itself gets worse, stays when it is merely skipped more often. Source: ours. Differs: no.
+    """
     return mean_or_nan(
         float(s.correct) for s in samples if s.correct is not None and mechanism(problem, s.text).checked
     )
 
 
+def step_accuracy(problem: Problem, samples: Sequence[Sample]) -> float:
+    """Written equations that hold ÷ written equations, pooled over the problem's draws; NaN without any.
+
+    Source: ours, exact for the testbed's grammar. Differs: ``step_validity`` is the checker for any text.
+    """
+    return _pooled(problem, samples, lambda m: m.right_steps, lambda m: m.steps)
+
+
+def p_wait_given_mismatch(problem: Problem, samples: Sequence[Sample]) -> float:
+    """Share of the disagreements a completion writes down that it reacts to; NaN where it writes none.
+
+    Source: ours. Differs: no.
+    """
+    return _pooled(problem, samples, lambda m: m.waits, lambda m: m.mismatches)
+
+
+def slip_rate(problem: Problem, samples: Sequence[Sample]) -> float:
+    """First attempts at a step that are wrong ÷ first attempts; a slip may be corrected later. NaN without any.
+
+    Source: ours. Differs: no.
+    """
+    return _pooled(problem, samples, lambda m: m.slips, lambda m: m.attempts)
+
+
 METRICS = (
-    # Share of completions that check (see opsd_eval/testbed/reading.py for what that means in each world).
-    Metric("p_check", _ratio(lambda m: m.checked, lambda m: 1), "neither", applies=is_testbed),
+    Metric("p_check", p_check, "neither", applies=is_testbed),
     Metric(
         "accuracy_given_check", accuracy_given_check, "higher", chance=lambda problem, n: chance(problem, 1),
         applies=is_testbed,
     ),
-    # Written equations that hold, pooled over the problem's draws.
-    Metric("step_accuracy", _ratio(lambda m: m.right_steps, lambda m: m.steps), "higher", applies=is_testbed),
-    # Disagreements written by the completion itself that it reacts to.
-    Metric("p_wait_given_mismatch", _ratio(lambda m: m.waits, lambda m: m.mismatches), "higher", applies=is_testbed),
-    # First attempts at a step that are wrong; a slip may be corrected later.
-    Metric("slip_rate", _ratio(lambda m: m.slips, lambda m: m.attempts), "neither", applies=is_testbed),
+    Metric("step_accuracy", step_accuracy, "higher", applies=is_testbed),
+    Metric("p_wait_given_mismatch", p_wait_given_mismatch, "higher", applies=is_testbed),
+    Metric("slip_rate", slip_rate, "neither", applies=is_testbed),
 )
