@@ -65,7 +65,8 @@ def student_loss(
         prompts = batch.prompts("student")
         if not any(len(c) for c in batch.completions):  # same passes and same gradients as everyone, worth nothing
             states = completion_hidden(model, prompts[:1], [prompts[0][:1]], max_tokens=policy.max_tokens)
-            return states.sum() * 0.0 + head_of(model).weight.sum() * 0.0, {}
+            with policy.initial_head():
+                return states.sum() * 0.0 + head_of(model).weight.sum() * 0.0, {}
         hidden = completion_hidden(model, prompts, batch.completions, max_tokens=policy.max_tokens)
         with policy.initial_head(), torch.autocast(hidden.device.type, enabled=False):  # logits are never rounded
             heads = policy.heads(list(batch.frozen_hidden))
