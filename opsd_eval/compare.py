@@ -248,6 +248,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--metric", action="append", metavar="NAME", help="metric or family; repeat for several "
                         "(default: what both sets have, and the pair metrics)")  # fmt: skip
     parser.add_argument("--margin", type=float, default=None, help="differences inside ±MARGIN count as preserved")
+    parser.add_argument("--axis", metavar="NAME=VALUE,…", help="values of a declared axis that training saw, such as "
+                        "length=3,4: adds the generalization gap to every other value")  # fmt: skip
     parser.add_argument("--level", type=float, default=0.95, help="level of the intervals (default 0.95)")
     parser.add_argument("--json", action="store_true", help='print {"rows": [...]} and nothing else')
 
@@ -267,13 +269,32 @@ def run(args: argparse.Namespace) -> int:
         rows += [{"contrast": f"{b} - {a}", **row} for row in table.to_dict("records")]
     extra = recovered(*args.sets, metrics=args.metric, level=args.level) if len(args.sets) == 3 else None
     extra_rows = [] if extra is None else [{"contrast": "recovered_fraction", **r} for r in extra.to_dict("records")]
+    for a, b in pairs if args.axis else ():
+        extra_rows += gap_rows(a, b, args.axis, metrics=args.metric, level=args.level)
     if args.json:
         print(dumps({"rows": rows + extra_rows}))
     else:
         print(format_rows(rows))
         for row in extra_rows:
-            print(f"recovered {row['metric']:28} {row['recovered_fraction']:.3g} [{row['low']:.3g}, {row['high']:.3g}]")
+            value = row.get("recovered_fraction", row.get("gap", math.nan))
+            where = f" ({row['axis']} {row['trained']} against {row['value']})" if "axis" in row else ""
+            print(f"{row['contrast']}: {row['metric']}{where} {value:.3g} [{row['low']:.3g}, {row['high']:.3g}]")
     return 0
+
+
+def gap_rows(
+    a: Path, b: Path, axis: str, *, metrics: Iterable[str] | None, level: float
+) -> list[dict[str, Any]]:
+    """Generalization gaps of the change from a to b: trained values of an axis against every other value."""
+    from opsd_eval.metrics.generalization import gaps_by_axis
+
+    name, _, values = axis.partition("=")
+    if not name or not values:
+        raise ValueError(f"--axis {axis!r} should read NAME=VALUE,VALUE, such as length=3,4")
+    plain, _ = _split_names(metrics)
+    left, right = read_measures(a), read_measures(b)
+    table = gaps_by_axis(a, b, axis=name, trained=values.split(","), metrics=_shared(left, right, plain), level=level)
+    return [{"contrast": f"gap of {b} - {a}", **row} for row in table.to_dict("records")]
 
 
 def format_rows(rows: Sequence[Mapping[str, Any]]) -> str:

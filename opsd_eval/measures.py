@@ -10,7 +10,7 @@ import csv
 import io
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ from opsd_eval.metrics import CORPUS_METRICS, METRICS, expand_metrics, find_metr
 from opsd_eval.metrics.base import Metric, forget_texts
 from opsd_eval.metrics.markers import counts_words
 from opsd_eval.records import Problem, Sample, read_json, read_problems, write_json, write_text
-from opsd_eval.sample_index import SampleIndex, read_block
+from opsd_eval.sample_index import SampleIndex, read_block, read_probes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -99,7 +99,11 @@ def measure_set(
 def _wanted(index: SampleIndex, names: list[str] | None, n: int, embeddings: str | None) -> list[Metric]:
     """The metrics to compute: those named, or the defaults that apply to some problem; then those of the encoder."""
     if names is None:
-        found = [m for m in expand_metrics(None, n) if any(map(m.applies, index.problems.values()))]
+        found = [
+            m
+            for m in expand_metrics(None, n)
+            if any(map(m.applies, index.problems.values())) and ("probes" not in m.needs or index.probes is not None)
+        ]
     else:
         found = expand_metrics([name for name in names if name not in CORPUS_METRICS], n)
     if embeddings is not None:
@@ -193,7 +197,10 @@ def _computed(
     total = int(index.samples.counts().sum())
     processes = (processes or default_processes()) if total > SERIAL_SAMPLES else 1
     names = [metric.name for metric in metrics]
-    tasks = ({**index.task(block), "metrics": names} for block in index.blocks())
+    probes = any("probes" in metric.needs for metric in metrics)
+    if probes and index.probes is None:
+        raise ValueError(f"{index.folder} has no probes.jsonl; run `opsd-eval probe {index.folder} --model MODEL`")
+    tasks = ({**index.task(block, probes=probes), "metrics": names} for block in index.blocks())
     with tqdm(total=len(index.problems), unit="problem", disable=None) as bar:
         for rows in run_tasks("opsd_eval.measures:measure_block", tasks, processes=processes):
             bar.update(len(rows))
@@ -210,9 +217,13 @@ def measure_block(task: Mapping[str, Any]) -> list[tuple[int, bool, list[float]]
     folder = Path(task["folder"])
     problems = _problem_list(task["folder"], (folder / "problems.jsonl").stat().st_mtime)
     metrics = expand_metrics(task["metrics"], 0)
+    probes = read_probes(task)
     rows = []
     for number, samples in read_block(task):
-        rows.append((number, counts_words(samples), measure_problem(problems[number], samples, metrics)))
+        problem = problems[number]
+        if probes:
+            problem = replace(problem, metadata={**problem.metadata, "probes": probes[number]})
+        rows.append((number, counts_words(samples), measure_problem(problem, samples, metrics)))
     forget_texts()
     return rows
 

@@ -74,6 +74,8 @@ class SampleIndex:
             raise ValueError(f"{grades}: no such file; run `opsd-eval grade {folder}` first")
         self.samples = Offsets(samples, numbers)
         self.grades = Offsets(grades, numbers)
+        probes = self.folder / "probes.jsonl"
+        self.probes = Offsets(probes, numbers) if probes.exists() else None
 
     def blocks(self, samples_a_block: int = 800) -> list[list[int]]:
         """Problem numbers in order, cut into blocks of about this many samples."""
@@ -87,12 +89,15 @@ class SampleIndex:
             held += count
         return found
 
-    def task(self, block: Sequence[int]) -> dict[str, Any]:
-        """What a worker needs to read a block of problems."""
-        return {
+    def task(self, block: Sequence[int], *, probes: bool = False) -> dict[str, Any]:
+        """What a worker needs to read a block of problems (and, on request, its probes)."""
+        task: dict[str, Any] = {
             "folder": str(self.folder),
             "problems": [[number, self.samples.of(number), self.grades.of(number)] for number in block],
         }
+        if probes and self.probes is not None:
+            task["probes"] = {str(number): self.probes.of(number) for number in block}
+        return task
 
 
 def read_block(task: Mapping[str, Any]) -> list[tuple[int, tuple[Sample, ...]]]:
@@ -103,6 +108,14 @@ def read_block(task: Mapping[str, Any]) -> list[tuple[int, tuple[Sample, ...]]]:
             (number, _read_problem(samples, grades, sample_offsets, grade_offsets))
             for number, sample_offsets, grade_offsets in task["problems"]
         ]
+
+
+def read_probes(task: Mapping[str, Any]) -> dict[int, list[dict[str, Any]]]:
+    """Problem number → its rows of ``probes.jsonl``; empty for a task without probes."""
+    if "probes" not in task:
+        return {}
+    with (Path(task["folder"]) / "probes.jsonl").open("rb") as file:
+        return {int(number): [_row(file, at) for at in offsets] for number, offsets in task["probes"].items()}
 
 
 def _read_problem(

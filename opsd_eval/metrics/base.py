@@ -31,9 +31,10 @@ class Metric:
     """One number per problem.
 
     ``needs`` names what must exist beyond text and grades: ``"embeddings"`` (an encoder), ``"probes"``
-    (``probes.jsonl``). ``chance(problem, n)`` is the value that guessing would give, ``applies`` says for which
-    problems the metric is defined (elsewhere it is NaN). Metrics with ``default=False`` are measured on request;
-    with ``equal_n=True`` the value depends on the number of draws, and only sets with equally many are compared.
+    (``problem.metadata["probes"]`` then holds the problem's rows of ``probes.jsonl``). ``chance(problem, n)`` is the
+    value that guessing would give, ``applies`` says for which problems the metric is defined (elsewhere it is NaN).
+    Metrics with ``default=False`` are measured on request; with ``equal_n=True`` the value depends on the number of
+    draws, and only sets with equally many are compared.
     """
 
     name: str

@@ -64,6 +64,24 @@ def test_json_is_all_there_is_on_standard_output(two_sets, capsys):
     assert [row["contrast"].split("/")[-1] for row in rows] == ["a", "a", "b", "recovered_fraction"]
 
 
+def test_compare_adds_generalization_gaps_by_axis(tmp_path, capsys):
+    for name, wrong in (("a", {3: 0, 5: 0}), ("b", {3: 1, 5: 3})):
+        folder = tmp_path / name
+        write_run(folder, new_run_record(name, "samples"))
+        write_problems(folder, [
+            Problem(f"p{i}", "How many of the apples?", str(i), axes={"length": 3 + 2 * (i % 2)}) for i in range(8)
+        ])  # fmt: skip
+        append_samples(folder, [
+            Sample(f"p{i}", d, f"\\boxed{{{i if d >= wrong[3 + 2 * (i % 2)] else 99}}}") for i in range(8)
+            for d in range(4)
+        ])  # fmt: skip
+    sets = [str(tmp_path / "a"), str(tmp_path / "b")]
+    assert cli.main(["compare", *sets, "--metric", "avg@k", "--axis", "length=3", "--json"]) == 0
+    row = json.loads(capsys.readouterr().out)["rows"][-1]
+    assert (row["value"], row["change_in"], row["change_out"], row["gap"]) == ("5", -0.25, -0.75, 0.5)
+    assert cli.main(["compare", *sets, "--axis", "length"]) == 2
+
+
 @pytest.mark.parametrize(("arguments", "message"), [
     (["measure", "no_such_set"], "no such file"),
     (["grade", "no_such_set"], "no such file"),

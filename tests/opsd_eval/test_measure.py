@@ -243,3 +243,17 @@ def test_recovered_fraction(tmp_path):
     assert row["low"] < row["recovered_fraction"] < row["high"]
     same = recovered(first, first, purified, metrics=["avg@k"]).iloc[0]
     assert math.isnan(same["recovered_fraction"]) and "undefined" in same["method"]
+
+
+def test_probes_reach_the_metrics_that_need_them(base, monkeypatch):
+    from opsd_eval import metrics
+    from opsd_eval.metrics.base import Metric
+    from opsd_eval.records import append_jsonl
+
+    probed = Metric("probed", lambda problem, samples: len(problem.metadata["probes"]), "neither", needs=("probes",))
+    monkeypatch.setattr(metrics, "METRICS", {**metrics.METRICS, "probed": probed})
+    with pytest.raises(ValueError, match="opsd-eval probe"):
+        measure_set(base, metrics=["probed"])
+    append_jsonl(base / "probes.jsonl", [{"problem_id": "p/1", "draw": d, "share": 0.5} for d in range(3)])
+    measure_set(base, metrics=["probed"])
+    assert [row["probed"] for row in rows_of(base)] == ["0.0", "3.0", "0.0", "0.0", "0.0", "0.0"]
