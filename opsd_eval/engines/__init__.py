@@ -18,7 +18,14 @@ def _transformers(model_path: str | Path, **options: Any) -> Engine:
     return TransformersEngine.from_path(model_path, **options)
 
 
-ENGINES = {"transformers": _transformers}
+def _vllm(model_path: str | Path, **options: Any) -> Engine:
+    """In this process, through vLLM (extra `vllm`): fast, with LoRA adapters swapped between calls."""
+    from opsd_eval.engines.vllm_engine import VllmEngine
+
+    return VllmEngine(model_path, **options)
+
+
+ENGINES = {"transformers": _transformers, "vllm": _vllm}
 
 
 def load_engine(name: str, model_path: str | Path, **options: Any) -> Engine:
