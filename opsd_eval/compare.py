@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from opsd_eval.measures import Measures, measure_set, read_measures
+from opsd_eval.measures import SERIAL_SAMPLES, Measures, measure_set, problem_list, read_measures
 from opsd_eval.metrics import FAMILIES, METRICS, PAIR_METRICS, SET_PAIR_METRICS, expand_metrics, find_metric
+from opsd_eval.metrics.accuracy import graded_counts
 from opsd_eval.metrics.base import PairMetric, SetPairMetric, forget_texts
 from opsd_eval.names import unknown_name
-from opsd_eval.records import Sample, dumps
+from opsd_eval.records import dumps
 from opsd_eval.sample_index import SampleIndex, read_block
+from opsd_eval.workers import default_processes, run_tasks
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -214,27 +216,47 @@ def _set_estimate(
 
 
 def _pair_values(
-    left: SampleIndex, right: SampleIndex, metrics: Sequence[PairMetric]
+    left: SampleIndex, right: SampleIndex, metrics: Sequence[PairMetric], *, processes: int | None = None
 ) -> tuple[dict[str, list[float]], list[tuple[int, int, int, int]], dict[str, list[float]]]:
-    from opsd_eval.metrics.accuracy import graded_counts
+    """Values, counts (n, c on either side) and values of equal models, in the order of the left set's problems."""
+    from tqdm import tqdm
 
     values: dict[str, list[float]] = {metric.name: [] for metric in metrics}
     nulls: dict[str, list[float]] = {metric.name: [] for metric in metrics}
-    counts = []
+    counts: list[tuple[int, int, int, int]] = []
     numbers = {problem_id: number for number, problem_id in enumerate(right.problems)}
-    for number, (problem_id, problem) in enumerate(left.problems.items()):
-        base, other = _samples(left, number), _samples(right, numbers[problem_id])
-        counts.append((*graded_counts(base), *graded_counts(other)))
-        for metric in metrics:
-            values[metric.name].append(metric(problem, base, other))
-            if metric.null is not None:
-                nulls[metric.name].append(metric.null(problem, base, other))
-        forget_texts()
+    ids = list(left.problems)
+    tasks = (
+        {"left": left.task(block), "right": right.task([numbers[ids[n]] for n in block]), "metrics": list(values)}
+        for block in left.blocks()
+    )
+    large = int(left.samples.counts().sum()) > SERIAL_SAMPLES
+    processes = (processes or default_processes()) if large else 1
+    with tqdm(total=len(ids), unit="problem", desc="pairs", disable=None) as bar:
+        for rows in run_tasks("opsd_eval.compare:pair_block", tasks, processes=processes):
+            bar.update(len(rows))
+            for count, found, expected in rows:
+                counts.append(tuple(count))
+                for metric, value, null in zip(metrics, found, expected, strict=True):
+                    values[metric.name].append(value)
+                    nulls[metric.name].append(math.nan if null is None else null)
     return values, counts, nulls
 
 
-def _samples(index: SampleIndex, number: int) -> tuple[Sample, ...]:
-    return read_block(index.task([number]))[0][1]
+def pair_block(task: Mapping[str, Any]) -> list[tuple[tuple[int, ...], list[float], list[float | None]]]:
+    """(counts, values, values of equal models) for a block of problems on both sides. Runs in a worker process."""
+    problems = problem_list(task["left"]["folder"])
+    metrics = [PAIR_METRICS[name] for name in task["metrics"]]
+    rows = []
+    for (number, base), (_, other) in zip(read_block(task["left"]), read_block(task["right"]), strict=True):
+        problem = problems[number]
+        rows.append((
+            (*graded_counts(base), *graded_counts(other)),
+            [metric(problem, base, other) for metric in metrics],
+            [None if metric.null is None else float(metric.null(problem, base, other)) for metric in metrics],
+        ))
+    forget_texts()
+    return rows
 
 
 # --- command line -----------------------------------------------------------------------------------------

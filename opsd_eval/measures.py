@@ -207,15 +207,19 @@ def _computed(
             yield from rows
 
 
+def problem_list(folder: str) -> list[Problem]:
+    """The problems of a set in file order, read once for as long as the file stays the same."""
+    return _problem_list(folder, (Path(folder) / "problems.jsonl").stat().st_mtime_ns)
+
+
 @lru_cache(maxsize=4)
-def _problem_list(folder: str, stamp: float) -> list[Problem]:
+def _problem_list(folder: str, stamp: int) -> list[Problem]:
     return list(read_problems(folder).values())
 
 
 def measure_block(task: Mapping[str, Any]) -> list[tuple[int, bool, list[float]]]:
     """(problem number, words stand in for tokens, values) for a block of problems. Runs in a worker process."""
-    folder = Path(task["folder"])
-    problems = _problem_list(task["folder"], (folder / "problems.jsonl").stat().st_mtime)
+    problems = problem_list(task["folder"])
     metrics = expand_metrics(task["metrics"], 0)
     probes = read_probes(task)
     rows = []

@@ -257,3 +257,15 @@ def test_probes_reach_the_metrics_that_need_them(base, monkeypatch):
     append_jsonl(base / "probes.jsonl", [{"problem_id": "p/1", "draw": d, "share": 0.5} for d in range(3)])
     measure_set(base, metrics=["probed"])
     assert [row["probed"] for row in rows_of(base)] == ["0.0", "3.0", "0.0", "0.0", "0.0", "0.0"]
+
+
+def test_pairs_in_worker_processes_give_the_same_rows(tmp_path, base, monkeypatch):
+    from opsd_eval import compare
+
+    other = make(tmp_path / "other", [2, 1, 2, 0, 0, 4], seed=1)
+    alone = compare_sets(base, other, metrics=["support_loss", "marker_shift", "hard_tail_retention"])
+    monkeypatch.setattr(compare, "SERIAL_SAMPLES", 0)
+    monkeypatch.setattr(compare, "default_processes", lambda: 2)
+    monkeypatch.setattr(SampleIndex, "blocks", lambda self, n=1: [[0, 1, 2], [3], [4, 5]])
+    again = compare_sets(base, other, metrics=["support_loss", "marker_shift", "hard_tail_retention"])
+    assert alone.equals(again)
