@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from opsd_eval.metrics.lexicons import KIM_WORDS
-from opsd_train.diagnostics import DECOMPOSITION, diagnose, summarise
+from opsd_train.diagnostics import diagnose, summarise
 from opsd_train.head import compute_dtype, head_of, project
 from opsd_train.loss import Method, block_positions
 from opsd_train.objective import Batch, frozen_batch
@@ -52,7 +52,7 @@ def decompose(policy: Policy, rollouts: Sequence[Rollout], *, method: Method, mi
         batch = frozen_batch(policy, few, ROLES)
         values = policy.run(lambda model, batch=batch: _values(policy, model, batch, method))
         kinds = [kind for r in few for kind in token_classes(policy.tokenizer, r.completion_ids)]
-        parts.append({_named(name): value.cpu() for name, value in values.items()} | {"class": torch.tensor(kinds)})
+        parts.append({name: value.cpu() for name, value in values.items()} | {"class": torch.tensor(kinds)})
     policy.model.train(was_training)
     return _joined(parts)
 
@@ -73,10 +73,6 @@ def pool(parts: Sequence[Found]) -> dict[str, float]:
 def _joined(parts: Sequence[Found]) -> Found:
     parts = [part for part in parts if len(part) > 1]
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]} if parts else {}
-
-
-def _named(name: str) -> str:
-    return f"{name}_plain" if name in DECOMPOSITION else name
 
 
 def token_classes(tokenizer: Any, ids: Sequence[int]) -> list[int]:

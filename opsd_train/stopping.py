@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import signal
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
@@ -38,8 +39,11 @@ class Signals:
 
 @contextmanager
 def listening() -> Iterator[Signals]:
-    """Catch SIGTERM and SIGINT inside the block (main thread only) and restore the old handlers after it."""
+    """Catch SIGTERM and SIGINT inside the block and restore the old handlers after it; a no-op off the main thread."""
     heard = Signals()
+    if threading.current_thread() is not threading.main_thread():
+        yield heard
+        return
     old = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     for number in old:
         signal.signal(number, heard)

@@ -12,6 +12,8 @@ from opsd_train.rollouts import Sampler
 
 def make_sampler(config: TrainConfig, policy: Policy, out: Path) -> Sampler:
     """The sampler of a run."""
+    if config.rollout.engine != "transformers":
+        raise ValueError(f"rollouts by the engine {config.rollout.engine!r} are not wired yet: use transformers")
     return Sampler(_transformers(config, policy), policy.tokenizer, config)
 
 

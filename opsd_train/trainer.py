@@ -175,7 +175,8 @@ def start(config: TrainConfig, out: Path, accelerator: Any, *, resume: bool) -> 
     if data.skipped:
         accelerator.print(f"{len(data.skipped)} problems skipped: longer than {config.data.max_prompt_tokens} tokens")
     if config.run.trackers:
-        accelerator.init_trackers(config.run.name or out.name, config=flatten(config))
+        shown = {k: v if isinstance(v, int | float | str) else str(v) for k, v in flatten(config).items()}
+        accelerator.init_trackers(config.run.name or out.name, config=shown)
     by_id = {p.problem_id: p for p in data.problems}
     sampler = make_sampler(config, policy, out)
     return Session(config, out, accelerator, policy, student, optimizer, data, by_id, sampler), done

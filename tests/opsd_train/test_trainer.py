@@ -201,3 +201,22 @@ def test_full_checkpoint_loads_with_from_pretrained(config, tmp_path):
     assert tokenizer.chat_template and model.lm_head.weight.data_ptr() == model.get_input_embeddings().weight.data_ptr()
     before = AutoModelForCausalLM.from_pretrained(config.model.path)
     assert not torch.equal(model.lm_head.weight, before.lm_head.weight)
+
+
+def test_tensorboard_gets_every_number(config, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    train(with_(config, "--optim.steps 2 --run.trackers tensorboard --run.name first"), tmp_path)
+    (events,) = list((tmp_path / "first").glob("events.*"))
+    found = EventAccumulator(str(events)).Reload()
+    assert {"loss", "grad_norm", "seconds.rollout", "diagnostics.cos_total_ref_plain"} <= set(found.Tags()["scalars"])
+    assert [e.value for e in found.Scalars("loss")] == pytest.approx([row["loss"] for row in log_rows(tmp_path)])
+
+
+def test_training_works_off_the_main_thread(config, tmp_path):
+    import threading
+
+    worker = threading.Thread(target=train, args=(with_(config, "--optim.steps 1"), tmp_path))
+    worker.start()
+    worker.join()
+    assert len(log_rows(tmp_path)) == 1
