@@ -99,7 +99,9 @@ def verdict(
     ``degraded`` when it excludes 0 in that direction, else ``undecided``: print ``difference.mde`` beside it. A
     metric whose ``better`` is ``neither`` is never improved or degraded. With ``p_adjusted`` (Holm) given, improved
     and degraded also need ``p_adjusted <= alpha``. A missing margin, or one of 0, never gives ``preserved``; NaN
-    bounds are ``undecided``.
+    bounds are ``undecided``. An interval of width 0 (every problem gave the same difference) says nothing about the
+    problems not seen: it counts as ± (1 − α^(1/n)), the largest share of differing problems that n equal ones leave
+    open (the "rule of three", about 3/n), times 1, the most a share can differ. Ours, and for shares only.
     """
     if better not in BETTER:
         raise ValueError(f"better={better!r}: allowed are {', '.join(BETTER)}")
@@ -108,7 +110,8 @@ def verdict(
     low, high = difference.low, difference.high
     if math.isnan(low) or math.isnan(high):
         return "undecided"
-    if margin and -margin <= low and high <= margin:
+    unseen = 1.0 - alpha ** (1.0 / difference.n_problems) if low == high else 0.0
+    if margin and -margin <= low - unseen and high + unseen <= margin:
         return "preserved"
     significant = p_adjusted is None or p_adjusted <= alpha
     if better != "neither" and significant and (low > 0 or high < 0):

@@ -377,3 +377,10 @@ def test_ratios_do_not_depend_on_the_unit(seed, unit):
     plain = stats.recovered_fraction(ids(base), ids(standard), ids(purified))
     scaled = stats.recovered_fraction(ids(base * unit), ids(standard * unit), ids(purified * unit))
     assert scaled.low == pytest.approx(plain.low, abs=1e-6) and scaled.high == pytest.approx(plain.high, abs=1e-6)
+
+
+def test_equal_differences_on_few_problems_are_not_called_preserved():
+    few = stats.paired_difference({f"p{i}": 1.0 for i in range(4)}, {f"p{i}": 1.0 for i in range(4)})
+    many = stats.paired_difference({f"p{i}": 1.0 for i in range(100)}, {f"p{i}": 1.0 for i in range(100)})
+    assert stats.verdict(few, better="higher", margin=0.05) == "undecided"  # 1 - 0.05^(1/4) = 0.53 could still differ
+    assert stats.verdict(many, better="higher", margin=0.05) == "preserved"  # 1 - 0.05^(1/100) = 0.030
