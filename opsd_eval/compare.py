@@ -19,7 +19,7 @@ from opsd_eval.metrics import FAMILIES, METRICS, PAIR_METRICS, SET_PAIR_METRICS,
 from opsd_eval.metrics.accuracy import graded_counts
 from opsd_eval.metrics.base import PairMetric, SetPairMetric, forget_texts
 from opsd_eval.names import unknown_name
-from opsd_eval.records import dumps
+from opsd_eval.records import dumps, read_problems
 from opsd_eval.sample_index import SampleIndex, read_block
 from opsd_eval.workers import default_processes, run_tasks
 
@@ -109,9 +109,12 @@ def _split_names(metrics: Iterable[str] | None) -> tuple[list[str] | None, list[
 
 
 def _measured(folder: Path, names: list[str] | None) -> Measures:
-    """The set's measures, made now where they are missing or older than its files."""
-    if names is None or names:
-        measure_set(folder, metrics=names)
+    """The set's measures, made now where they are missing or older than its files; none when none is named."""
+    if names is not None and not names:
+        problems = read_problems(folder).values()
+        ids, clusters = [p.problem_id for p in problems], [p.cluster for p in problems]
+        return Measures(ids, clusters, np.zeros(len(ids), dtype=int))
+    measure_set(folder, metrics=names)
     return read_measures(folder)
 
 
