@@ -83,9 +83,9 @@ def measure_set(
         for name in [name for name in measures.values if "embeddings" in find_metric(name).needs]:
             del measures.values[name]
     missing = [metric for metric in wanted if metric.name not in measures.values]
-    if missing:
+    if missing or not (folder / "measures.csv").exists():
         _fill(measures, index, missing, processes=processes, embeddings=embeddings)
-    _write_csv(folder / "measures.csv", measures)
+        _write_csv(folder / "measures.csv", measures)
     rows = estimate_rows(measures, index.problems, n=n, level=level)
     corpus = list(CORPUS_METRICS) if metrics is None else [name for name in metrics if name in CORPUS_METRICS]
     held = {row["metric"] for row in measures.corpus}

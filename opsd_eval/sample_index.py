@@ -29,10 +29,11 @@ class Offsets:
                 start, at = at, at + len(line)
                 if not line.endswith(b"\n") or not line.strip():
                     continue  # a torn last line is a line in flight, not data
-                problem_id = _problem_id(line, f"{path}:{line_number}")
-                if problem_id not in numbers:
+                problem_id = _problem_id(line, path, line_number)
+                number = numbers.get(problem_id)
+                if number is None:
                     raise ValueError(f"{path}:{line_number}: problem_id {problem_id!r} is not in problems.jsonl")
-                owners.append(numbers[problem_id])
+                owners.append(number)
                 offsets.append(start)
         owner_numbers = np.frombuffer(owners, np.int32) if owners else np.empty(0, np.int32)
         order = np.argsort(owner_numbers, kind="stable")
@@ -48,16 +49,18 @@ class Offsets:
         return np.diff(self.starts)
 
 
-def _problem_id(line: bytes, where: str) -> Any:
+def _problem_id(line: bytes, path: Path, number: int) -> Any:
     if line.startswith(_HEAD):
         end = line.find(b'"', len(_HEAD))
         plain = line[len(_HEAD) : end]
         if end > 0 and b"\\" not in plain:
             return plain.decode("utf-8", "replace")
     try:
-        return json.loads(line)["problem_id"]
+        found = json.loads(line)["problem_id"]
+        hash(found)
+        return found
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ValueError(f"{where}: {type(error).__name__}: {error}") from None
+        raise ValueError(f"{path}:{number}: {type(error).__name__}: {error}") from None
 
 
 class SampleIndex:
