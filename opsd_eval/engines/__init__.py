@@ -25,7 +25,14 @@ def _vllm(model_path: str | Path, **options: Any) -> Engine:
     return VllmEngine(model_path, **options)
 
 
-ENGINES = {"transformers": _transformers, "vllm": _vllm}
+def _server(model_path: str | Path, **options: Any) -> Engine:
+    """A running server with vLLM's OpenAI-compatible API: many requests in flight, retried, checked."""
+    from opsd_eval.engines.server import ServerEngine
+
+    return ServerEngine(model_path, **options)
+
+
+ENGINES = {"transformers": _transformers, "vllm": _vllm, "server": _server}
 
 
 def load_engine(name: str, model_path: str | Path, **options: Any) -> Engine:

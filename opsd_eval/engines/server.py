@@ -1,0 +1,176 @@
+"""The server engine: any server with vLLM's OpenAI-compatible ``/v1/completions`` (token ids in and out).
+
+Many requests are in flight, each with the row's own seed. Every answer is checked before it is believed: the model's
+name, that the prompt is the one sent, a single finished choice, token ids within the limit. A bad answer is asked for
+again; when a request cannot be answered, the engine ends with an error after handing over all that was finished.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import queue
+import threading
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from opsd_eval.engines.base import Completion, Request, Sampling, check_requests, row_seed
+from opsd_eval.engines.wire import BadAnswer, Wire
+from opsd_eval.names import unknown_name
+
+
+class ServerEngine:
+    """Generates through a running server.
+
+    ``model`` is the served name, ``url`` the address up to ``/v1``, ``tokenizer`` the folder or hub id of the served
+    model's tokenizer (default: ``model``). ``batch_size`` requests are in flight. ``timeout`` seconds bound one answer.
+    """
+
+    def __init__(
+        self, model: str | Path, *, url: str | None = None, tokenizer: str | Path | None = None,
+        batch_size: int | None = None, timeout: float = 600.0, attempts: int = 6, trust_remote_code: bool = False,
+    ) -> None:  # fmt: skip
+        from opsd_eval.engines.loading import load_tokenizer
+
+        if not url:
+            raise ValueError("the server engine needs the server's address, as --url http://host:8000/v1")
+        self.model = str(model)
+        self.in_flight = batch_size or 32
+        self.wire = Wire(url, timeout=timeout, attempts=attempts)
+        self.tokenizer = load_tokenizer(tokenizer or model, trust_remote_code=trust_remote_code)
+        self.context_length = self._find_model()
+        self._adapters_used = 0
+
+    def _find_model(self) -> int | None:
+        """The served model's context length, where the server states it; a name it does not serve is refused."""
+
+        def read(answer: Any) -> int | None:
+            try:
+                served = {str(entry["id"]): entry.get("max_model_len") for entry in answer["data"]}
+            except (KeyError, TypeError, AttributeError):
+                raise BadAnswer("the list of models is malformed") from None
+            if self.model not in served:
+                raise ValueError(unknown_name("served model", self.model, list(served)))
+            return served[self.model] if isinstance(served[self.model], int) else None
+
+        return self.wire.ask("/models", None, read)
+
+    def use_adapter(self, adapter: str | Path) -> None:
+        """Have the server load a LoRA adapter from its own disk under a new name, and use it from now on.
+
+        The server must run with ``--enable-lora`` and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True; the adapter used before
+        is unloaded first.
+        """
+        previous = f"opsd-{os.getpid()}-{self._adapters_used}"
+        if self.model == previous:
+            self.wire.post("/unload_lora_adapter", {"lora_name": previous})
+        self._adapters_used += 1
+        name = f"opsd-{os.getpid()}-{self._adapters_used}"
+        self.wire.post("/load_lora_adapter", {"lora_name": name, "lora_path": str(Path(adapter).resolve())})
+        self.model = name
+
+    def generate(
+        self, requests: Iterable[Request], *, sampling: Sampling, logprobs: bool = False
+    ) -> Iterator[Completion]:
+        """Yield completions as they arrive; on a lasting failure, first those that arrived, then ``ValueError``."""
+        todo: queue.SimpleQueue[Request] = queue.SimpleQueue()
+        count = 0
+        for request in check_requests(requests):
+            todo.put(request)
+            count += 1
+        done: queue.Queue[Completion | Exception] = queue.Queue(maxsize=2 * self.in_flight)
+        stopped = self.wire.stopped = threading.Event()
+
+        def work() -> None:
+            while not stopped.is_set():
+                try:
+                    request = todo.get_nowait()
+                    done.put(self._complete(request, sampling, logprobs))
+                except queue.Empty:
+                    return
+                except Exception as error:  # handed to the caller, who raises it
+                    done.put(error)
+                    return
+
+        workers = [threading.Thread(target=work, daemon=True) for _ in range(min(self.in_flight, count))]
+        for worker in workers:
+            worker.start()
+        try:
+            for _ in range(count):
+                result = done.get()
+                if isinstance(result, Exception):
+                    stopped.set()
+                    yield from _arrived(done)
+                    raise result
+                yield result
+        finally:
+            stopped.set()
+            list(_arrived(done))  # so that no worker waits for room
+
+    def _complete(self, request: Request, sampling: Sampling, logprobs: bool) -> Completion:
+        """One request's completion, asked for until a usable answer comes."""
+        seed = row_seed(sampling.seed, request.problem_id, request.draw)
+        ends = {*sampling.stop_token_ids, self.tokenizer.eos_token_id}
+        body: dict[str, Any] = {
+            "model": self.model, "prompt": list(request.prompt_ids), "n": 1, "seed": seed,
+            "max_tokens": sampling.max_new_tokens, "temperature": sampling.temperature, "top_p": sampling.top_p,
+            "top_k": sampling.top_k, "min_p": 0.0, "repetition_penalty": 1.0,  # else the model's own defaults apply
+            "stop_token_ids": sorted(i for i in ends if isinstance(i, int)), "skip_special_tokens": False,
+            "return_token_ids": True, "logprobs": 1 if logprobs else None,
+        }  # fmt: skip
+        return self.wire.ask(
+            "/completions", body, lambda answer: self._read(answer, request, sampling, logprobs), seed=seed
+        )
+
+    def _read(self, answer: Any, request: Request, sampling: Sampling, logprobs: bool) -> Completion:
+        """Check an answer against what was asked; anything off is a :class:`BadAnswer`, a wrong model an error."""
+        if not isinstance(answer, dict) or not isinstance(answer.get("choices"), list):
+            raise BadAnswer("no list of choices")
+        if answer.get("model") != self.model:
+            other = str(answer.get("model"))[:200]
+            raise ValueError(f"{self.wire.url}: asked for model {self.model!r}, answered by {other!r}")
+        if len(answer["choices"]) != 1 or not isinstance(answer["choices"][0], dict):
+            raise BadAnswer(f"{len(answer['choices'])} choices where 1 was asked for")
+        choice = answer["choices"][0]
+        if "token_ids" not in choice or "prompt_token_ids" not in choice:
+            raise ValueError(
+                f"{self.wire.url}: the server returns no token ids; it must support return_token_ids, as vLLM does"
+            )
+        if choice["prompt_token_ids"] != list(request.prompt_ids):
+            raise BadAnswer("an answer to another prompt")
+        ids, reason = choice["token_ids"], choice.get("finish_reason")
+        if not _are_ids(ids) or not 0 < len(ids) <= sampling.max_new_tokens:
+            raise BadAnswer("token ids are missing, malformed or too many")
+        room = (self.context_length or 10**9) - len(request.prompt_ids)
+        if reason not in ("stop", "length") or (reason == "length" and len(ids) < min(sampling.max_new_tokens, room)):
+            raise BadAnswer(f"an unfinished answer: {len(ids)} tokens, finish_reason {str(reason)[:40]!r}")
+        logp = _logp(choice, len(ids)) if logprobs else None
+        return Completion(request.problem_id, request.draw, tuple(ids), reason, logp)
+
+
+def _are_ids(ids: Any) -> bool:
+    return isinstance(ids, list) and all(type(i) is int and 0 <= i < 2**31 for i in ids)
+
+
+def _logp(choice: dict[str, Any], count: int) -> tuple[float, ...]:
+    block = choice.get("logprobs")
+    values = block.get("token_logprobs") if isinstance(block, dict) else None
+    if not isinstance(values, list) or len(values) != count or not all(_is_finite(v) for v in values):
+        raise BadAnswer("log-probabilities are missing or do not match the tokens")
+    return tuple(float(v) for v in values)
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _arrived(done: queue.Queue[Completion | Exception]) -> Iterator[Completion]:
+    """What is in the queue now, errors left out."""
+    while True:
+        try:
+            result = done.get_nowait()
+        except queue.Empty:
+            return
+        if isinstance(result, Completion):
+            yield result

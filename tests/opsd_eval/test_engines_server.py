@@ -1,0 +1,308 @@
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from engine_fixtures import byte_tokenizer, tiny_model
+
+from opsd_eval.engines import Request, Sampling, load_engine
+from opsd_eval.engines.server import ServerEngine
+from opsd_eval.records import Problem, load_sample_set, new_run_record, read_jsonl
+from opsd_eval.sampling import sample_benchmark
+
+ITEMS = [Request(f"p{i}", draw, (10 + i, 20, 30)) for i in range(10) for draw in range(2)]
+KEY = "sk-very-secret"
+
+
+def good(body):
+    """The answer of an honest server: the seed's digits as tokens."""
+    ids = [3 + int(digit) for digit in str(body["seed"])[:5]] + [2]
+    choice = {"index": 0, "text": "", "finish_reason": "stop", "token_ids": ids, "prompt_token_ids": body["prompt"]}
+    if body["logprobs"]:
+        choice["logprobs"] = {"token_logprobs": [-0.5] * len(ids)}
+    return {"model": body["model"], "choices": [choice]}
+
+
+class FakeServer:
+    """Plays a list of failures, one for each request for a completion, then answers honestly."""
+
+    def __init__(self, failures=(), models=("tiny",), always=None):
+        self.failures, self.always, self.bodies, self.headers = list(failures), always, [], []
+        self.lock = threading.Lock()
+        fake = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.0"
+
+            def do_GET(self):
+                self.reply({"data": [{"id": name, "max_model_len": 100} for name in models]})
+
+            def do_POST(self):
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                with fake.lock:
+                    fake.bodies.append(body)
+                    fake.headers.append(dict(self.headers))
+                    failure = fake.failures.pop(0) if fake.failures else fake.always
+                if failure is None:
+                    self.reply(good(body))
+                else:
+                    failure(self, body)
+
+            def reply(self, answer, status=200, headers=(), cut=None):
+                data = (answer if isinstance(answer, str) else json.dumps(answer)).encode()
+                self.send_response(status)
+                for name, value in headers:
+                    self.send_header(name, value)
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data[:cut])
+
+            def log_message(self, *args):
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
+        self.url = f"http://127.0.0.1:{self.server.server_address[1]}/v1"
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.server.shutdown()
+        self.server.server_close()
+
+
+def changed(**changes):
+    """A failure that alters the honest answer's choice."""
+
+    def play(handler, body):
+        answer = good(body)
+        answer["choices"][0].update(changes)
+        handler.reply(answer)
+
+    return play
+
+
+def duplicated(handler, body):
+    answer = good(body)
+    handler.reply({**answer, "choices": answer["choices"] * 2})
+
+
+def slow(handler, body):
+    time.sleep(1.5)
+    handler.reply(good(body))
+
+
+def trickle(handler, body):
+    handler.send_response(200)
+    handler.end_headers()
+    for _ in range(40):
+        handler.wfile.write(b" ")
+        handler.wfile.flush()
+        time.sleep(0.05)
+
+
+FAILURES = {
+    "429": lambda handler, body: handler.reply("slow down", status=429, headers=[("Retry-After", "0")]),
+    "500": lambda handler, body: handler.reply("<html>oops", status=500),
+    "truncated JSON": lambda handler, body: handler.reply(json.dumps(good(body))[:40]),
+    "body cut short": lambda handler, body: handler.reply(good(body), cut=30),
+    "not JSON": lambda handler, body: handler.reply("hello"),
+    "a number of 10,000 digits": lambda handler, body: handler.reply("1" * 10_000),
+    "deeply nested": lambda handler, body: handler.reply("[" * 200_000),
+    "a list": lambda handler, body: handler.reply([1, 2]),
+    "choices of another type": lambda handler, body: handler.reply({"model": "tiny", "choices": [3]}),
+    "no choices": lambda handler, body: handler.reply({"model": "tiny", "choices": []}),
+    "duplicated answer": duplicated,
+    "another prompt's answer": changed(prompt_token_ids=[1, 2, 3]),
+    "partial answer": changed(finish_reason="length"),
+    "aborted answer": changed(finish_reason="abort"),
+    "no tokens": changed(token_ids=[]),
+    "tokens of another type": changed(token_ids=["a"]),
+    "too many tokens": changed(token_ids=[5] * 500),
+    "huge token id": changed(token_ids=[10**30]),
+    "logp missing": changed(logprobs=None),
+    "logp of another length": changed(logprobs={"token_logprobs": [-1.0]}),
+    "logp not finite": changed(logprobs={"token_logprobs": [float("nan")] * 6}),
+    "too slow": slow,
+    "trickling": trickle,
+    "connection closed": lambda handler, body: handler.connection.shutdown(socket.SHUT_RDWR),
+}
+
+
+@pytest.fixture(scope="module")
+def tokenizer_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("served")
+    tiny_model().save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def engine_for(fake, folder, **options):
+    values = {"tokenizer": folder, "batch_size": 4, "timeout": 1.0, **options}
+    engine = ServerEngine("tiny", url=fake.url, **values)
+    engine.wire.first_wait = 0.01
+    return engine
+
+
+def run(engine, items=ITEMS, logprobs=True):
+    found = list(engine.generate(items, sampling=Sampling(max_new_tokens=8), logprobs=logprobs))
+    assert len(found) == len(items)
+    return {(c.problem_id, c.draw): c for c in found}
+
+
+@pytest.fixture(scope="module")
+def honest(tokenizer_folder):
+    with FakeServer() as fake:
+        return run(engine_for(fake, tokenizer_folder))
+
+
+@pytest.mark.parametrize("name", FAILURES)
+def test_a_failure_is_tried_again_and_changes_nothing(name, honest, tokenizer_folder):
+    with FakeServer([FAILURES[name], None, FAILURES[name]]) as fake:
+        assert run(engine_for(fake, tokenizer_folder)) == honest
+        assert len(fake.bodies) == len(ITEMS) + 2
+    assert len({c.token_ids for c in honest.values()}) == len(ITEMS)  # each draw has its own seed
+
+
+def test_lasting_failure_ends_with_what_arrived(tmp_path, tokenizer_folder):
+    problems = [Problem(f"q{i}", f"{i}?", "1") for i in range(10)]
+
+    def sample(fake):
+        engine = engine_for(fake, tokenizer_folder, attempts=2, batch_size=2)
+        record = new_run_record("x", "samples", model={"path": "tiny"})
+        sample_benchmark(
+            engine, problems, n=2, sampling=Sampling(max_new_tokens=8), out=tmp_path, run=record,
+            tokenizer=engine.tokenizer,
+        )  # fmt: skip
+
+    with FakeServer([None] * 9, always=FAILURES["500"]) as fake:
+        with pytest.raises(ValueError, match=r"/completions: gave up after 2 tries; the last: HTTP 500.*is kept"):
+            sample(fake)
+        assert len(list(read_jsonl(tmp_path / "samples.jsonl"))) == 9
+    with FakeServer() as fake:
+        sample(fake)
+        assert len(fake.bodies) == 11
+    assert sum(map(len, load_sample_set(tmp_path).samples.values())) == 20
+
+
+def test_wrong_names_and_servers_without_token_ids_end_at_once(tokenizer_folder):
+    with FakeServer(models=("tiny-2", "other")) as fake, pytest.raises(ValueError, match=r"Did you mean 'tiny-2'"):
+        engine_for(fake, tokenizer_folder)
+    other = lambda handler, body: handler.reply({**good(body), "model": "gpt"})  # noqa: E731
+    with FakeServer(always=other) as fake, pytest.raises(ValueError, match=r"asked for model 'tiny', answered by 'gpt'"):
+        run(engine_for(fake, tokenizer_folder))
+    plain = lambda handler, body: handler.reply(  # noqa: E731
+        {"model": "tiny", "choices": [{"text": "hi", "finish_reason": "stop"}]}
+    )
+    with FakeServer(always=plain) as fake:
+        with pytest.raises(ValueError, match="must support return_token_ids"):
+            run(engine_for(fake, tokenizer_folder))
+        assert len(fake.bodies) <= 4
+    refusal = lambda handler, body: handler.reply("bad request", status=400)  # noqa: E731
+    with FakeServer(always=refusal) as fake, pytest.raises(ValueError, match=r"HTTP 400 .*bad request"):
+        run(engine_for(fake, tokenizer_folder))
+
+
+def test_server_that_is_not_there(tokenizer_folder):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
+        with pytest.raises(ValueError, match=r"gave up after 2 tries; the last: URLError"):
+            load_engine("server", "tiny", url=url, tokenizer=tokenizer_folder, attempts=2)
+    for bad, message in {"localhost:8000": "should read", "http://me:pw@host/v1": "OPSD_API_KEY"}.items():
+        with pytest.raises(ValueError, match=message) as error:
+            load_engine("server", "tiny", url=bad, tokenizer=tokenizer_folder)
+        assert "pw" not in str(error.value)
+    with pytest.raises(ValueError, match="needs the server's address"):
+        load_engine("server", "tiny", tokenizer=tokenizer_folder)
+
+
+def test_key_is_sent_but_never_shown_and_redirects_are_refused(tokenizer_folder, monkeypatch):
+    monkeypatch.setenv("OPSD_API_KEY", KEY)
+    with FakeServer() as elsewhere:
+
+        def redirect(handler, body):
+            handler.reply("", status=307, headers=[("Location", elsewhere.url + "/completions")])
+
+        def echo(handler, body):
+            handler.reply(f"denied: {handler.headers['Authorization']}", status=401)
+
+        for play, status in ((redirect, 307), (echo, 401)):
+            with FakeServer(always=play) as fake:
+                with pytest.raises(ValueError, match=f"HTTP {status}") as error:
+                    run(engine_for(fake, tokenizer_folder))
+                assert fake.headers[0]["Authorization"] == f"Bearer {KEY}" and KEY not in str(error.value)
+        assert elsewhere.bodies == []
+
+
+def test_request_says_everything_explicitly(tokenizer_folder):
+    with FakeServer() as fake:
+        run(engine_for(fake, tokenizer_folder), ITEMS[:1])
+    (body,) = fake.bodies
+    assert body["prompt"] == [10, 20, 30] and body["stop_token_ids"] == [2] and body["n"] == 1
+    assert (body["temperature"], body["top_p"], body["top_k"], body["min_p"], body["repetition_penalty"]) == (1, 1, 0, 0, 1)
+
+
+def test_stopping_early_stops_asking(tokenizer_folder):
+    with FakeServer() as fake:
+        rows = engine_for(fake, tokenizer_folder, batch_size=2).generate(ITEMS, sampling=Sampling(max_new_tokens=8))
+        next(rows)
+        rows.close()
+        time.sleep(0.2)
+        assert len(fake.bodies) < len(ITEMS)
+
+
+@pytest.mark.real
+def test_real_vllm_server_agrees_with_transformers_and_swaps_adapters(tmp_path, tokenizer_folder):
+    import peft
+    import torch
+
+    from opsd_eval.engines.transformers_engine import TransformersEngine
+
+    torch.manual_seed(0)
+    config = peft.LoraConfig(r=4, lora_alpha=32, target_modules=["q_proj", "o_proj"], init_lora_weights=False)
+    peft.get_peft_model(TransformersEngine.from_path(tokenizer_folder).model, config).save_pretrained(tmp_path / "one")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {
+        **os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True", "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": "1",
+    }  # fmt: skip
+    command = [
+        sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(tokenizer_folder), "--port",
+        str(port), "--host", "127.0.0.1", "--served-model-name", "tiny", "--dtype", "float32", "--max-model-len", "100",
+        "--enable-lora", "--max-loras", "2", "--max-lora-rank", "8",
+    ]  # fmt: skip
+    log = (tmp_path / "log").open("w")
+    process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+    try:
+        url = f"http://127.0.0.1:{port}/v1"
+        engine = load_engine("server", "tiny", url=url, tokenizer=tokenizer_folder, batch_size=4, attempts=40)
+        assert engine.context_length == 100
+        for adapter in (None, tmp_path / "one"):
+            if adapter:
+                engine.use_adapter(adapter)
+            local = TransformersEngine.from_path(tokenizer_folder, adapter=adapter)
+            for stop in ((), tuple(range(100, 140))):
+                sampling = Sampling(temperature=0, max_new_tokens=12, stop_token_ids=stop)
+                found, expected = (
+                    {(c.problem_id, c.draw): c for c in e.generate(ITEMS[:6], sampling=sampling, logprobs=True)}
+                    for e in (engine, local)
+                )
+                for key, completion in expected.items():
+                    assert found[key].token_ids == completion.token_ids
+                    assert found[key].finish_reason == completion.finish_reason
+                    assert found[key].logp == pytest.approx(completion.logp, abs=1e-3)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        log.close()
