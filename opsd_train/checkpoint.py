@@ -124,6 +124,8 @@ def write(folder: Path, policy: Policy, tensors: Tensors, random_states: Sequenc
     policy.model.save_pretrained(folder, state_dict=tensors.model)  # type: ignore[operator]
     logging.enable_progress_bar()
     policy.tokenizer.save_pretrained(folder)
+    if policy.initial is None:  # an adapter: whoever loads it can check that it meets the base it was trained on
+        write_json(folder / "base.json", policy.source)
     save_file({name: t.contiguous() for name, t in tensors.moments.items()}, folder / "optimizer.safetensors")
     if tensors.ema is not None:
         save_file({name: t.contiguous() for name, t in tensors.ema.items()}, folder / "ema.safetensors")

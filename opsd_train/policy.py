@@ -53,6 +53,7 @@ class Policy:
         self.initial = initial  # the frozen copy of full fine-tuning; None: the adapter is switched off instead
         self.inside = Inside(model)
         self.inside_initial = self.inside if initial is None else Inside(initial)
+        self.source: dict[str, Any] = {}  # where the initial weights are from: path, revision, checksum
         self.sharded = False
         self.gathered = False  # sharded, but whole for the moment
         self.ema = {n: p.detach().clone() for n, p in self.trained().items()} if method.teacher_mode == "ema" else None
@@ -211,7 +212,9 @@ def load_policy(
         initial = copy.deepcopy(model).eval().requires_grad_(False)
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    return Policy(model, tokenizer, method=method, initial=initial)
+    policy = Policy(model, tokenizer, method=method, initial=initial)
+    policy.source = source_of(config, model)
+    return policy
 
 
 def _with_adapter(model: nn.Module, config: ModelConfig) -> Any:
@@ -225,8 +228,8 @@ def _with_adapter(model: nn.Module, config: ModelConfig) -> Any:
     return get_peft_model(model, lora)  # type: ignore[arg-type]
 
 
-def model_record(config: ModelConfig, model: Any) -> dict[str, Any]:
-    """The ``model`` entry of ``run.json``: path, the revision that was resolved, and a checksum of local weights."""
+def source_of(config: ModelConfig, model: Any) -> dict[str, Any]:
+    """Path as given, the revision that was resolved, and a checksum of local weights: ``model`` of ``run.json``."""
     from opsd_eval.records import sha256_folder
 
     folder = Path(resolve_path(config.path))

@@ -30,7 +30,7 @@ from opsd_train.config import OptimConfig, TrainConfig, flatten, validate
 from opsd_train.data import TrainingData, load_data
 from opsd_train.diagnosis import decompose, engine_gap, pool, within_budget
 from opsd_train.objective import frozen_batch, loss_method, student_loss
-from opsd_train.policy import Policy, load_policy, load_tokenizer, model_record
+from opsd_train.policy import Policy, load_policy, load_tokenizer
 from opsd_train.rollouts import Rollout, Sampler, micro_batches, step_rows
 from opsd_train.sharding import gathered, shard
 from opsd_train.steplog import Clock, StepSums, flat_numbers, progress_bar, show
@@ -160,7 +160,7 @@ def start(config: TrainConfig, out: Path, accelerator: Any, *, resume: bool) -> 
     policy = load_policy(config.model, config.method, tokenizer, seed=config.run.seed, device=accelerator.device)
     seed_everything(config.run.seed, accelerator.process_index)
     if accelerator.is_main_process:
-        rundir.write_record(out, config, model_record(config.model, policy.model))
+        rundir.write_record(out, config, policy.source)
         rundir.rewind_log(out, done)
     if found:
         checkpoint.load_model(found, policy)

@@ -220,3 +220,20 @@ def test_training_works_off_the_main_thread(config, tmp_path):
     worker.start()
     worker.join()
     assert len(log_rows(tmp_path)) == 1
+
+
+def test_adapter_checkpoint_loads_on_its_base_and_is_refused_on_another(config, tmp_path):
+    from opsd_eval.engines.loading import load_model
+
+    train(with_(config, "--model.tuning lora --model.lora_rank 4 --optim.steps 2"), tmp_path / "run")
+    folder = checkpoint.checkpoint_path(tmp_path / "run", 2)
+    adapted, plain = load_model(config.model.path, adapter=folder), load_model(config.model.path)
+    ids = torch.arange(8)[None]
+    assert not torch.equal(adapted(input_ids=ids).logits, plain(input_ids=ids).logits)
+    with torch.no_grad():
+        plain.get_input_embeddings().weight.add_(1.0)
+    plain.save_pretrained(tmp_path / "other")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / "other" / name).write_bytes((folder / name).read_bytes())
+    with pytest.raises(ValueError, match="trained on a base"):
+        load_model(tmp_path / "other", adapter=folder)
