@@ -48,7 +48,7 @@ atexit.register(_JUDGE.close)
 
 @lru_cache(maxsize=16384)
 def answers_equal(gold: str, candidate: str) -> bool:
-    """Whether a candidate answer equals the gold one; remembered per pair, at most about 2 s for a pair."""
+    """Whether a candidate answer equals the gold one; remembered per pair, at most 1.5 s of processor time a pair."""
     decided = compare_exactly(gold, candidate)
     return decided if decided is not None else bool(_JUDGE.equal(gold, candidate))
 

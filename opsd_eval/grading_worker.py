@@ -1,8 +1,9 @@
-"""Math-Verify in a process that can be killed: wall clock, memory and text size are bounded outside of it.
+"""Math-Verify in a process that can be killed: time, memory and text size are bounded outside of it.
 
 :class:`AlgebraJudge` (the caller's side) talks to ``python -m opsd_eval.grading_worker``. That process loads the
-algebra system once and forks a child for the work; a child that exceeds the wall clock is killed and forked anew,
-which takes milliseconds. No signal handler or alarm is used anywhere.
+algebra system once and forks a child for the work. A child is ended by the kernel after 1.5 s of processor time for
+one question (so that a verdict does not depend on how busy the machine is) and by its parent after 10 s of wall
+clock; forking anew takes milliseconds. No signal handler or alarm is used anywhere.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ import sys
 import time
 from typing import Any
 
-SECONDS = 2.0
+SECONDS = 1.5
+WALL_SECONDS = 10.0
 START_SECONDS = 120.0
 MEMORY_BYTES = 3 << 30
 MAX_CHARS, MAX_DEPTH, MAX_DIGIT_RUN = 512, 12, 128
@@ -53,7 +55,7 @@ def _depth(text: str) -> int:
 
 
 class AlgebraJudge:
-    """Whether two answers are mathematically equal, within ``seconds`` of wall clock each.
+    """Whether two answers are mathematically equal, within ``seconds`` of processor time each (10 s of wall clock).
 
     ``equal`` returns ``None`` when the question was given up (too large, too slow, out of memory); ``given_up``
     counts those. The process starts at the first question and ends with :meth:`close`.
@@ -82,7 +84,7 @@ class AlgebraJudge:
         except BrokenPipeError:
             self.close()
             return None
-        line = self._read_line(self.seconds + 10)
+        line = self._read_line(WALL_SECONDS + 20)
         if line is None:
             self.close()
             return None
@@ -151,21 +153,21 @@ def judge(gold: str, candidate: str) -> bool:
 def _child(questions: int, answers: int, seconds: float) -> None:
     """Answer questions until the pipe closes; runs in the forked child.
 
-    The processor-time limit only matters when everything above this process has been killed: without it a child in
-    the middle of an endless computation would go on for ever.
+    The processor-time limit also ends a child whose callers have all been killed.
     """
     import resource
 
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
     with os.fdopen(questions, "rb") as lines:
         for line in lines:
-            limit = int(time.process_time() + seconds) + 10
-            resource.setrlimit(resource.RLIMIT_CPU, (limit, resource.RLIM_INFINITY))
+            signal.setitimer(signal.ITIMER_PROF, seconds)
             row = json.loads(line)
             try:
                 verdict: bool | None = judge(row["gold"], row["candidate"])
-            except (Exception, RecursionError):
+            except Exception:
                 verdict = None
+            signal.setitimer(signal.ITIMER_PROF, 0)
             os.write(answers, json.dumps({"equal": verdict}).encode() + b"\n")
 
 
@@ -207,7 +209,7 @@ def _serve(seconds: float) -> None:
     for line in sys.stdin.buffer:
         try:
             os.write(child[1], line)
-            answer, _ = _read_line(child[2], b"", seconds)
+            answer, _ = _read_line(child[2], b"", WALL_SECONDS)
         except BrokenPipeError:
             answer = None
         if answer is None:

@@ -44,15 +44,15 @@ def run(args: argparse.Namespace) -> int:
         )  # fmt: skip
         rows += [{"set": str(folder), **row} for row in table.to_dict("records")]
         if not args.json:
-            print(f"{folder}\n{format_rows(table.to_dict('records'))}\n")
+            print(f"{folder}\n{format_rows(table.to_dict('records'), level=args.level)}\n")
     if args.json:
         print(dumps({"rows": rows}))
     return 0
 
 
-def format_rows(rows: Sequence[Mapping[str, Any]]) -> str:
+def format_rows(rows: Sequence[Mapping[str, Any]], *, level: float = 0.95) -> str:
     """Estimates as an aligned text table."""
-    lines = [f"{'metric':28} {'estimate':>10}  {'95 % interval':>22}  {'used':>6} {'dropped':>7}"]
+    lines = [f"{'metric':28} {'estimate':>10}  {f'{100 * level:g} % interval':>22}  {'used':>6} {'dropped':>7}"]
     for row in rows:
         if row["estimate"] != row["estimate"]:
             lines.append(f"{row['metric']:28} {'undefined':>10}  {'':22}  {row['n_problems']:6} {row['n_dropped']:7}")
