@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import os
 import shutil
 import sys
 import tempfile
@@ -42,7 +41,7 @@ def smollm2_folder(out: Path | str) -> Path:
         _convert(gguf, temporary)
         temporary.chmod(0o755)
         try:
-            os.rename(temporary, out)
+            temporary.rename(out)
         except OSError:  # another process was faster: its folder is as good
             if not (out / "config.json").is_file():
                 raise
