@@ -102,9 +102,15 @@ class Tensors:
     ema: dict[str, Tensor] | None
 
 
+def collect_trained(policy: Policy) -> dict[str, Tensor]:
+    """The trained weights by name, sharded ones made whole; every process must call it."""
+    return {name: _whole(tensor) for name, tensor in policy.trained().items()}
+
+
 def collect(policy: Policy, optimizer: torch.optim.Optimizer) -> Tensors:
     """Gather the tensors to be saved; every process must call it, sharded tensors are made whole."""
-    kept = policy.model.state_dict() if policy.initial is not None else policy.trained()
+    full = policy.initial is not None
+    model = {n: _whole(t) for n, t in policy.model.state_dict().items()} if full else collect_trained(policy)
     names = {id(parameter): name for name, parameter in policy.trained().items()}
     moments = {
         f"{names[id(parameter)]}|{key}": _whole(value)
@@ -112,7 +118,7 @@ def collect(policy: Policy, optimizer: torch.optim.Optimizer) -> Tensors:
         for key, value in state.items()
     }
     ema = None if policy.ema is None else {name: _whole(tensor) for name, tensor in policy.ema.items()}
-    return Tensors({name: _whole(tensor) for name, tensor in kept.items()}, moments, ema)
+    return Tensors(model, moments, ema)
 
 
 def write(folder: Path, policy: Policy, tensors: Tensors, random_states: Sequence[Mapping[str, Tensor]]) -> None:

@@ -64,8 +64,10 @@ class RolloutConfig:
     top_p: float = _doc("nucleus mass; 1 = off", 1.0)
     top_k: int = _doc("keep the k likeliest tokens; 0 = off", 0)
     max_new_tokens: int = _doc("longest completion", 1024)
-    batch_size: int = _doc("rows generated at once (transformers engine)", 64)
-    server_url: str | None = _doc("base address of a running server (server engine)", None)
+    batch_size: int = _doc("rows generated at once", 64)
+    server_url: str | None = _doc("address of a running server up to /v1 (server engine)", None)
+    server_model: str | None = _doc("the base model's name on that server; none = model.path", None)
+    gpu_memory_share: float = _doc("share of a GPU's memory that vLLM takes beside the trainer", 0.4)
     check_every: int = _doc("every so many steps compare the engine's and the trainer's log-probabilities; 0 = off", 0)
     check_bound: float = _doc("largest allowed mean absolute difference of the two, in nats", 0.1)
 
@@ -187,6 +189,7 @@ RANGES: dict[str, tuple[float, float, bool]] = {
     "rollout.top_k": (0, math.inf, False),
     "rollout.max_new_tokens": (1, math.inf, False),
     "rollout.batch_size": (1, math.inf, False),
+    "rollout.gpu_memory_share": (0, 1, True),
     "rollout.check_every": (0, math.inf, False),
     "rollout.check_bound": (0, math.inf, True),
     "method.weight_on_target": (0, 1, True),

@@ -47,6 +47,9 @@ class Sync(Protocol):
     def __call__(self, engine: Any, step: int) -> None:
         """Make the engine sample from the student after ``step`` optimiser steps."""
 
+    def close(self) -> None:
+        """Remove what it left behind."""
+
 
 def step_rows(problems: Sequence[Problem], step: int, *, batch_size: int, draws: int, seed: int) -> list[Row]:
     """The rollouts of optimiser step ``step`` (from 0): each epoch is a new permutation, fixed by (seed, epoch)."""
@@ -80,6 +83,11 @@ class Sampler:
             temperature=rollout.temperature, top_p=rollout.top_p, top_k=rollout.top_k,
             max_new_tokens=rollout.max_new_tokens, seed=config.run.seed, stop_token_ids=(tokenizer.eos_token_id,),
         )  # fmt: skip
+
+    def close(self) -> None:
+        """Give back what an engine of its own holds: files of weights, memory."""
+        if self.sync is not None:
+            self.sync.close()
 
     def sample(
         self, rows: Sequence[Row], prompts: Mapping[str, Prompts], *, step: int, logprobs: bool = False

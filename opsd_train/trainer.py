@@ -14,7 +14,7 @@ import math
 import os
 import random
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,8 +65,12 @@ def train(config: TrainConfig, out: Path | str, *, resume: bool = False) -> None
     if config.run.threads:
         torch.set_num_threads(config.run.threads)
     accelerator = make_accelerator(config, out)
-    with rundir.locked(out) if accelerator.is_main_process else nullcontext(), listening() as signals:
+    with ExitStack() as stack:
+        if accelerator.is_main_process:
+            stack.enter_context(rundir.locked(out))
+        signals = stack.enter_context(listening())
         session, step = start(config, out, accelerator, resume=resume)
+        stack.callback(session.sampler.close)
         health = Health(config.run)
         if step:
             for row in list(read_jsonl(out / "train.jsonl"))[-config.run.patience :]:
