@@ -78,8 +78,11 @@ def plan(config: AblationConfig, study: Path) -> list[Job]:
 
 
 def train_config(config: AblationConfig, world: str, base_seed: int, arm: str, train_seed: int) -> dict[str, Any]:
-    """The nested training config of one run: recipe, then the common options, the world's, the arm's."""
-    from opsd_train.config import apply_overrides, validate
+    """The nested training config of one run: recipe, then the common options, the world's, the arm's.
+
+    Names of options and types are checked here, registered names by the trainer (they need torch).
+    """
+    from opsd_train.config import apply_overrides
     from opsd_train.recipes import RECIPES
 
     options = {**config.train, **config.worlds[world].train, **config.arms[arm]}
@@ -89,7 +92,7 @@ def train_config(config: AblationConfig, world: str, base_seed: int, arm: str, t
         "run.checkpoint_every": math.gcd(*config.evaluate_steps),
     }  # fmt: skip
     words = [f"--{key}={value}" for key, value in options.items()]
-    return validate(apply_overrides(lookup("recipe", config.recipe, RECIPES)(), words)).to_dict()
+    return apply_overrides(lookup("recipe", config.recipe, RECIPES)(), words).to_dict()
 
 
 def _training(config: AblationConfig, study: Path, world: str, base_seed: int, arm: str, train_seed: int) -> Job | None:

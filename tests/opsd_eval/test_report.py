@@ -9,7 +9,7 @@ import subprocess
 
 import pytest
 
-from opsd_eval import records, report, report_data, report_page, report_samples, scorecard
+from opsd_eval import figures, records, report, report_data, report_page, report_samples, scorecard
 
 ARMS = ("base", "standard", "purified")
 SETTINGS = scorecard.ScorecardSettings(
@@ -114,6 +114,7 @@ def test_a_failed_write_leaves_the_old_page(data, out, monkeypatch):
         raise OSError("disk full")
 
     monkeypatch.setattr(report_page, "render", broken)
+    monkeypatch.setattr(figures, "draw_all", lambda data: {})
     with pytest.raises(OSError, match="disk full"):
         report.write_report(data, out)
     assert (out / "report.html").read_bytes() == before
