@@ -21,6 +21,7 @@ from opsd_eval.metrics import (
     outcomes,
     pairs,
     paths,
+    probing,
     repetition,
     steps,
     testbed,
@@ -36,7 +37,7 @@ __all__ = [
 
 _MODULES: tuple[ModuleType, ...] = (
     accuracy, outcomes, steps, diversity, embeddings, paths, markers, repetition, language, distinguishability,
-    pairs, testbed,
+    pairs, testbed, probing,
 )  # fmt: skip
 
 
