@@ -13,7 +13,7 @@ export OMP_NUM_THREADS ?= 1
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help install install-real demo demo-full study-small study test test-slow test-real bench lint clean
+.PHONY: help install install-real demo demo-full study-small study test test-slow test-real real-run bench lint clean
 .DEFAULT_GOAL := help
 
 help:  ## Say what each target does
@@ -57,6 +57,9 @@ test-slow: $(VENV)/.installed  ## Simulations behind the intervals (coverage, fa
 
 test-real: $(VENV)/.installed-real  ## Real SmolLM2, vLLM, lm-eval, MiniLM, two processes, a browser
 	$(PY) -m pytest -m real
+
+real-run: $(VENV)/.installed-real  ## Train, compare and harness-test SmolLM2-135M with vLLM rollouts (docs/real-models.md)
+	$(PY) -m analyses.smollm2_run --out $(RUNS)/smollm2 --model $(RUNS)/models/smollm2-135m-instruct
 
 bench: $(VENV)/.installed-real  ## Side-by-side timings into benchmarks/results.json
 	$(PY) -m benchmarks.run
