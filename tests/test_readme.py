@@ -33,5 +33,5 @@ def test_recipes_and_make_targets_named_exist():
     for name in re.findall(r"opsd-train (?:run|cost|contexts) (\w+)", README):
         assert name in RECIPES, name
     makefile = (ROOT / "Makefile").read_text()
-    for name in re.findall(r"`?make ([a-z][a-z-]+)`?", README):
+    for name in re.findall(r"(?:^|`)make ([a-z][a-z-]+)", README, re.M):
         assert re.search(rf"^{name}:", makefile, re.M), f"make {name}"
