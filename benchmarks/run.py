@@ -21,7 +21,8 @@ SCRIPTS = {"loss": ("loss.py",), "sampling": ("sampling.py",)}
 def machine() -> str:
     """Processor and cores, as the operating system names them."""
     cpuinfo = Path("/proc/cpuinfo")
-    names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores, no GPU"
 
 
