@@ -184,6 +184,12 @@ class FlatDecoder:
             table = (cos[:, None, None] * w, sin[:, None, None] * w.roll(self.head // 2, -1))
             self.tables.append(table if layer.norm else made.setdefault(0, table))
 
+    def reserve_positions(self, positions: int) -> None:
+        """Make the rotation tables reach that many positions."""
+        have = len(self.tables[0][0])
+        if positions > have:
+            self._make_tables(max(positions, 2 * have))
+
     def _scaled(self, x: Tensor) -> Tensor:
         """Divide by the root mean square over the last dimension (the norm's weight is folded into what follows)."""
         norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
@@ -207,8 +213,7 @@ class FlatDecoder:
     def step(self, cache: FlatCache, tokens: Tensor, start: Tensor, column: int) -> Tensor:
         """Append ``tokens`` (B,) as column ``column``; returns the next token's logits (B, V)."""
         cache.reserve(column + 1)
-        while column >= len(self.tables[0][0]):
-            self._make_tables(2 * len(self.tables[0][0]))
+        self.reserve_positions(column + 1)
         cache.columns = column + 1
         rows, groups, bias = len(tokens), self.groups, cache.mask_bias(start)[:, :, : column + 1]
         position = column - start
@@ -233,8 +238,7 @@ class FlatDecoder:
         cache = FlatCache(*empty, columns=width)
         if not width:
             return cache
-        while width > len(self.tables[0][0]):
-            self._make_tables(2 * len(self.tables[0][0]))
+        self.reserve_positions(width)
         ids = torch.tensor([[0] * (width - len(p)) + list(p) for p in prompts])
         start = width - torch.tensor([len(p) for p in prompts])
         columns = torch.arange(width)

@@ -59,22 +59,27 @@ class TransformersEngine:
         self, requests: Iterable[Request], *, sampling: Sampling, logprobs: bool = False
     ) -> Iterator[Completion]:
         """Yield one completion for every request, as rows finish; the model's train/eval mode is put back after."""
-        from opsd_eval.engines.scheduler import decode
-
         found = check_requests(requests)
         training = self.model.training
         self.model.eval()
         try:
-            yield from decode(
-                self._decoder(), found, sampling=sampling, stop=self.stop_ids(sampling),
-                batch_size=self.batch_size or 64, logprobs=logprobs,
-            )  # fmt: skip
+            yield from self._run(found, sampling, logprobs)
         finally:
             self.model.train(training)
 
-    def _decoder(self) -> Any:
-        """The flat loop for the small models that it computes exactly, else the library's forward pass."""
+    def _run(self, requests: list[Request], sampling: Sampling, logprobs: bool) -> Iterator[Completion]:
+        """The C loop for very small models, the flat loop for small ones, the library's forward pass for the rest."""
         from opsd_eval.engines.flat import FlatDecoder, is_flat
         from opsd_eval.engines.generic import GenericDecoder
+        from opsd_eval.engines.kernel import Kernel, kernel_covers
+        from opsd_eval.engines.scheduler import decode
 
-        return (FlatDecoder if is_flat(self.model) else GenericDecoder)(self.model, self.vocabulary)
+        stop = self.stop_ids(sampling)
+        decoder = (FlatDecoder if is_flat(self.model) else GenericDecoder)(self.model, self.vocabulary)
+        longest = max((len(r.prompt_ids) for r in requests), default=0)
+        if isinstance(decoder, FlatDecoder) and kernel_covers(decoder, sampling, longest):
+            kernel = Kernel(decoder, longest + sampling.max_new_tokens)
+            yield from kernel.generate(requests, sampling=sampling, stop=stop, logprobs=logprobs)
+            return
+        size = self.batch_size or 64
+        yield from decode(decoder, requests, sampling=sampling, stop=stop, batch_size=size, logprobs=logprobs)

@@ -5,6 +5,7 @@ from engine_fixtures import byte_tokenizer, tiny_model
 
 from opsd_eval.engines import Request, Sampling, row_seed
 from opsd_eval.engines.flat import FlatDecoder, is_flat
+from opsd_eval.engines.kernel import library
 from opsd_eval.engines.streams import pick_tokens, uniforms
 from opsd_eval.engines.transformers_engine import TransformersEngine
 
@@ -28,8 +29,10 @@ def run(engine, items, logprobs=False, **sampling):
     return {(c.problem_id, c.draw): c for c in found}
 
 
+@pytest.mark.parametrize("path", ["kernel", "flat", "generic"])
 @pytest.mark.parametrize("kind", ["qwen3", "llama"])
-def test_greedy_equals_transformers_generate(tokenizer, kind):
+def test_greedy_equals_transformers_generate(tokenizer, monkeypatch, kind, path):
+    force(monkeypatch, path)
     model = tiny_model(kind)
     engine = TransformersEngine(model, tokenizer, batch_size=7)
     items = requests(6)
@@ -44,7 +47,9 @@ def test_greedy_equals_transformers_generate(tokenizer, kind):
         assert completion.finish_reason == ("stop" if expected[-1] == 2 else "length")
 
 
-def test_rows_do_not_depend_on_batching_or_company(tokenizer):
+@pytest.mark.parametrize("path", ["flat", "generic"])
+def test_rows_do_not_depend_on_batching_or_company(tokenizer, monkeypatch, path):
+    force(monkeypatch, path)
     model = tiny_model()
     items = requests(12)
     settings = {"temperature": 0.9, "max_new_tokens": 40, "seed": 3, "stop_token_ids": tuple(range(40, 60))}
@@ -97,29 +102,76 @@ def test_flat_refuses_what_it_does_not_compute():
     assert not is_flat(tiny_model("qwen3", use_sliding_window=True, sliding_window=8, max_window_layers=1))
 
 
-def generic_only(monkeypatch):
-    monkeypatch.setattr("opsd_eval.engines.flat.is_flat", lambda model: False)
+PATHS = ("kernel", "flat", "generic")
 
 
-def test_generic_and_flat_draw_the_same(tokenizer, monkeypatch):
-    model = shaken("qwen3")
+def force(monkeypatch, path):
+    """Have the engine take one of its three ways."""
+    if path == "kernel":
+        assert library() is not None, "no C compiler on this machine"
+    if path == "generic":
+        monkeypatch.setattr("opsd_eval.engines.flat.is_flat", lambda model: False)
+    if path == "flat":
+        monkeypatch.setattr("opsd_eval.engines.kernel.kernel_covers", lambda *args: False)
+
+
+@pytest.mark.parametrize("cut", [{"top_k": 40, "top_p": 0.9}, {}])
+@pytest.mark.parametrize("kind", ["qwen3", "llama"])
+def test_all_ways_draw_the_same(tokenizer, monkeypatch, cut, kind):
+    model = shaken(kind, num_attention_heads=4)
     items = requests(8)
-    settings = {"temperature": 0.8, "max_new_tokens": 30, "top_k": 40, "top_p": 0.9, "seed": 1}
-    flat = run(TransformersEngine(model, tokenizer, batch_size=5), items, logprobs=True, **settings)
-    generic_only(monkeypatch)
-    generic = run(TransformersEngine(model, tokenizer, batch_size=5), items, logprobs=True, **settings)
-    for key, completion in flat.items():
-        assert completion.token_ids == generic[key].token_ids
-        np.testing.assert_allclose(completion.logp, generic[key].logp, atol=1e-4)
+    settings = {"temperature": 0.8, "max_new_tokens": 30, "seed": 1, "stop_token_ids": tuple(range(40, 50)), **cut}
+    found = {}
+    for path in PATHS:
+        with monkeypatch.context() as patch:
+            force(patch, path)
+            found[path] = run(TransformersEngine(model, tokenizer, batch_size=5), items, logprobs=True, **settings)
+    for key, completion in found["generic"].items():
+        for path in ("flat", "kernel"):
+            assert found[path][key].token_ids == completion.token_ids
+            assert found[path][key].finish_reason == completion.finish_reason
+            np.testing.assert_allclose(found[path][key].logp, completion.logp, atol=1e-4)
 
 
-@pytest.mark.parametrize("flat", [True, False])
-def test_logp_is_that_of_the_raw_distribution(tokenizer, monkeypatch, flat):
-    if not flat:
-        generic_only(monkeypatch)
+def test_kernel_gives_the_same_bits_in_any_company(tokenizer):
+    model = shaken("qwen3")
+    items = requests(15, draws=3)
+    settings = {"max_new_tokens": 40, "stop_token_ids": tuple(range(40, 60))}
+    engine = TransformersEngine(model, tokenizer)
+    whole = run(engine, items, logprobs=True, **settings)
+    for part in (items[4:5], items[7:20], items[::-1]):
+        for key, completion in run(engine, part, logprobs=True, **settings).items():
+            assert completion == whole[key]  # log-probabilities too, exactly
+
+
+def test_without_a_compiler_the_flat_loop_takes_over(tokenizer, monkeypatch):
+    model, items = shaken("qwen3"), requests(4)
+    expected = run(TransformersEngine(model, tokenizer), items, max_new_tokens=10)
+    library.cache_clear()
+    monkeypatch.setenv("OPSD_KERNEL", "0")
+    assert library() is None
+    assert run(TransformersEngine(model, tokenizer), items, max_new_tokens=10) == expected
+    library.cache_clear()
+
+
+def test_a_compiler_that_fails_is_survived(tmp_path, monkeypatch, caplog):
+    broken = tmp_path / "cc"
+    broken.write_text("#!/bin/sh\n[ \"$1\" = --version ] && exit 0\nexit 1\n")
+    broken.chmod(0o755)
+    monkeypatch.setenv("CC", str(broken))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    library.cache_clear()
+    assert library() is None and "no C decode loop" in caplog.text
+    library.cache_clear()
+    assert list((tmp_path / "cache" / "opsd").iterdir()) == []
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_logp_is_that_of_the_raw_distribution(tokenizer, monkeypatch, path):
+    force(monkeypatch, path)
     model = tiny_model()
     items = requests(4)
-    found = run(TransformersEngine(model, tokenizer), items, logprobs=True, temperature=0.7, top_k=20, max_new_tokens=16)
+    found = run(TransformersEngine(model, tokenizer), items, logprobs=True, temperature=0.7, max_new_tokens=16)
     for item in items:
         completion = found[item.problem_id, item.draw]
         with torch.no_grad():
@@ -128,10 +180,9 @@ def test_logp_is_that_of_the_raw_distribution(tokenizer, monkeypatch, flat):
         np.testing.assert_allclose(completion.logp, logp[at, torch.tensor(completion.token_ids)], atol=1e-4)
 
 
-@pytest.mark.parametrize("flat", [True, False])
-def test_changed_weights_are_picked_up(tokenizer, monkeypatch, flat):
-    if not flat:
-        generic_only(monkeypatch)
+@pytest.mark.parametrize("path", PATHS)
+def test_changed_weights_are_picked_up(tokenizer, monkeypatch, path):
+    force(monkeypatch, path)
     model = tiny_model()
     engine = TransformersEngine(model, tokenizer)
     items = requests(3)
@@ -151,12 +202,12 @@ def test_adapter_is_applied_and_training_mode_put_back(tokenizer, monkeypatch):
     items = requests(4)
     engine = TransformersEngine(model, tokenizer)
     assert is_flat(model)
-    flat = run(engine, items, temperature=0, max_new_tokens=12)
+    fast = run(engine, items, temperature=0, max_new_tokens=12)
     assert model.training
     with model.disable_adapter():
         base = run(engine, items, temperature=0, max_new_tokens=12)
-    generic_only(monkeypatch)
-    assert run(engine, items, temperature=0, max_new_tokens=12) == flat != base
+    force(monkeypatch, "generic")
+    assert run(engine, items, temperature=0, max_new_tokens=12) == fast != base
     dora = peft.get_peft_model(tiny_model("llama"), peft.LoraConfig(r=4, target_modules="all-linear", use_dora=True))
     assert not is_flat(dora)
 
