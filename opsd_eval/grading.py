@@ -248,6 +248,8 @@ def _problems(folder: str, stamp: float) -> Mapping[str, Problem]:
 
 def grade_lines(task: dict[str, Any]) -> dict[str, Any]:
     """Grade the lines of one byte range; returns them as the text to append. Runs in a worker process."""
+    from opsd_eval.metrics.base import forget_texts
+
     folder = Path(task["folder"])
     path = folder / "samples.jsonl"
     problems = _problems(task["folder"], (folder / "problems.jsonl").stat().st_mtime)
@@ -261,6 +263,7 @@ def grade_lines(task: dict[str, Any]) -> dict[str, Any]:
             if at in skip or not line.strip():
                 continue
             lines.append(_grade_line(line, problems, f"{path}:{number}"))
+    forget_texts()
     return {"lines": "".join(lines), "graded": len(lines), "given_up": given_up() - before}
 
 

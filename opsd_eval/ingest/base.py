@@ -6,6 +6,7 @@ Nothing here or in the adapters runs code from a log, unpickles, or uses a name 
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -153,10 +154,10 @@ def one_task(tasks: Sequence[str], task: str | None, where: Path) -> str:
 
 
 def text_or_none(value: Any) -> str | None:
-    """A text as it is, a number as its shortest text, anything else ``None``."""
+    """A text as it is, a finite number as its shortest text, anything else (NaN too) ``None``."""
     if isinstance(value, str):
         return value
-    if isinstance(value, int | float) and not isinstance(value, bool):
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
         return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
     return None
 
