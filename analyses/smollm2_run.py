@@ -67,6 +67,9 @@ def evaluate(settings: Settings) -> dict[str, Any]:
     from opsd_eval.records import new_run_record
     from opsd_eval.sampling import model_record, sample_benchmark
 
+    done = settings.out / "speed.json"  # written last
+    if done.exists():
+        return read_json(done)
     problems = load_benchmark(settings.benchmark, limit=settings.problems, split="test")
     options: dict[str, Any] = {}
     if settings.engine == "vllm":
@@ -87,10 +90,12 @@ def evaluate(settings: Settings) -> dict[str, Any]:
             engine, problems, n=settings.draws, sampling=sampling, out=settings.out / "sets" / arm, run=run,
             tokenizer=engine.tokenizer,
         )  # fmt: skip
-    if settings.engine != "vllm":
-        return {}
-    engine.use_adapter(None)
-    return time_engines(settings, engine, problems)
+    speed: dict[str, Any] = {}
+    if settings.engine == "vllm":
+        engine.use_adapter(None)
+        speed = time_engines(settings, engine, problems)
+    write_json(done, speed)
+    return speed
 
 
 def time_engines(settings: Settings, engine: Any, problems: Sequence[Problem]) -> dict[str, Any]:
