@@ -74,6 +74,15 @@ def row_seed(seed: int, problem_id: str, draw: int) -> int:
     return int.from_bytes(hashlib.sha256(text).digest()[:8], "big") >> 1
 
 
+def end_ids(*sources: object) -> list[int]:
+    """Token ids that end a row, sorted, from ids and lists of ids; a missing one (``None``) is left out."""
+    found: set[int] = set()
+    for source in sources:
+        ids = source if isinstance(source, list | tuple) else [source]
+        found |= {token_id for token_id in ids if isinstance(token_id, int)}
+    return sorted(found)
+
+
 def check_requests(requests: Iterable[Request]) -> list[Request]:
     """The requests as a list; an empty prompt or one (problem_id, draw) asked for twice is an error."""
     found = list(requests)

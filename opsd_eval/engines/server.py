@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from opsd_eval.engines.base import Completion, Request, Sampling, check_requests, row_seed
+from opsd_eval.engines.base import Completion, Request, Sampling, check_requests, end_ids, row_seed
 from opsd_eval.engines.wire import BadAnswer, Wire
 from opsd_eval.names import unknown_name
 
@@ -111,13 +111,12 @@ class ServerEngine:
     def _complete(self, request: Request, sampling: Sampling, logprobs: bool) -> Completion:
         """One request's completion, asked for until a usable answer comes."""
         seed = row_seed(sampling.seed, request.problem_id, request.draw)
-        ends = {*sampling.stop_token_ids, self.tokenizer.eos_token_id}
         body: dict[str, Any] = {
             "model": self.model, "prompt": list(request.prompt_ids), "n": 1, "seed": seed,
             "max_tokens": sampling.max_new_tokens, "temperature": sampling.temperature, "top_p": sampling.top_p,
             "top_k": sampling.top_k, "min_p": 0.0, "repetition_penalty": 1.0,  # else the model's own defaults apply
-            "stop_token_ids": sorted(i for i in ends if isinstance(i, int)), "skip_special_tokens": False,
-            "return_token_ids": True, "logprobs": 1 if logprobs else None,
+            "stop_token_ids": end_ids(sampling.stop_token_ids, self.tokenizer.eos_token_id), "return_token_ids": True,
+            "skip_special_tokens": False, "logprobs": 1 if logprobs else None,
         }  # fmt: skip
         return self.wire.ask(
             "/completions", body, lambda answer: self._read(answer, request, sampling, logprobs), seed=seed

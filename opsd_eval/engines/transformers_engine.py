@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from opsd_eval.engines.base import Completion, Request, Sampling, check_requests
+from opsd_eval.engines.base import Completion, Request, Sampling, check_requests, end_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -48,13 +48,6 @@ class TransformersEngine:
         )
         return cls(model, tokenizer, batch_size=batch_size)
 
-    def stop_ids(self, sampling: Sampling) -> tuple[int, ...]:
-        """Token ids that end a row: the model's end tokens, the tokenizer's, and the caller's."""
-        own = self.model.generation_config.eos_token_id  # type: ignore[union-attr]
-        ends = own if isinstance(own, list) else [own]
-        found = {*ends, self.tokenizer.eos_token_id, *sampling.stop_token_ids}  # type: ignore[misc]
-        return tuple(sorted(i for i in found if isinstance(i, int)))
-
     def generate(
         self, requests: Iterable[Request], *, sampling: Sampling, logprobs: bool = False
     ) -> Iterator[Completion]:
@@ -74,7 +67,8 @@ class TransformersEngine:
         from opsd_eval.engines.kernel import Kernel, kernel_covers
         from opsd_eval.engines.scheduler import decode
 
-        stop = self.stop_ids(sampling)
+        own_ends = self.model.generation_config.eos_token_id  # type: ignore[union-attr]
+        stop = end_ids(sampling.stop_token_ids, own_ends, self.tokenizer.eos_token_id)
         decoder = (FlatDecoder if is_flat(self.model) else GenericDecoder)(self.model, self.vocabulary)
         longest = max((len(r.prompt_ids) for r in requests), default=0)
         if isinstance(decoder, FlatDecoder) and kernel_covers(decoder, sampling, longest):

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from opsd_eval.engines.base import Completion, Request, Sampling, check_requests, row_seed
+from opsd_eval.engines.base import Completion, Request, Sampling, check_requests, end_ids, row_seed
 
 _CPU_SETTINGS = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "OMP_NUM_THREADS": "1"}
 
@@ -92,12 +92,12 @@ class VllmEngine:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
-        ends = {*sampling.stop_token_ids, self.tokenizer.eos_token_id}
         return SamplingParams(
             temperature=sampling.temperature, top_p=sampling.top_p, top_k=sampling.top_k, detokenize=False,
             max_tokens=sampling.max_new_tokens, logprobs=0 if logprobs else None,
             seed=row_seed(sampling.seed, request.problem_id, request.draw),
-            stop_token_ids=sorted(i for i in ends if isinstance(i, int)), output_kind=RequestOutputKind.FINAL_ONLY,
+            stop_token_ids=end_ids(sampling.stop_token_ids, self.tokenizer.eos_token_id),
+            output_kind=RequestOutputKind.FINAL_ONLY,
         )  # fmt: skip
 
     def close(self) -> None:
