@@ -193,6 +193,13 @@ def make_accelerator(config: TrainConfig, out: Path) -> Any:
     accelerator = Accelerator(
         mixed_precision=config.run.precision, log_with=list(config.run.trackers) or None, project_dir=str(out)
     )
+    kind = str(accelerator.distributed_type).rpartition(".")[2]
+    if kind in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
+        raise ValueError(
+            f"accelerate was launched with {kind}, whose state this trainer can neither save without pickle nor resume "
+            "exactly: launch with configs/accelerate/ddp.yaml and pass --run.sharding full, which shards weights, "
+            "gradients and optimiser state"
+        )
     asked = int(os.environ.get("WORLD_SIZE", 1))
     if asked != accelerator.num_processes:
         raise ValueError(
