@@ -269,3 +269,25 @@ def test_batch_that_does_not_split_evenly_over_processes_is_refused(config, tmp_
     monkeypatch.setenv("WORLD_SIZE", "4")
     with pytest.raises(ValueError, match="a multiple of 4"):
         trainer.make_accelerator(config, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "--model.tuning lora --model.dtype bfloat16 --model.gradient_checkpointing true",
+        "--run.precision bf16",
+        "--optim.draws 3 --method.weighting position_linear",
+        "--method.divergence forward_kl --method.clip per_entry --method.clip_value 0.05 --method.context answer_only",
+        "--method.target no_subtraction --method.beta 2 --method.weighting entropy_top20",
+    ],
+)
+def test_other_settings_train(config, tmp_path, options):
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state()  # precision is accelerate's per process; other tests use another
+    train(with_(config, options), tmp_path)
+    AcceleratorState._reset_state()
+    rows = log_rows(tmp_path)
+    assert len(rows) == 4 and all(math.isfinite(row["loss"]) and row["grad_norm"] > 0 for row in rows)
+    assert rows[0]["kl_base"] < 1e-3 < rows[3]["kl_base"]
+    assert {row["problems"] for row in rows} == {2 if "draws 3" in options else 6}
