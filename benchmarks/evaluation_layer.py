@@ -77,17 +77,18 @@ def completion(rng: random.Random, kind: str, gold: int, *, chars: int) -> tuple
         return "\n".join(lines), Planted(kind, None, str(answer))
     if kind == "chinese":
         boxed = f"所以最后的答案是 \\boxed{{{answer}}}。"
-        filler = "首先我们计算第一部分的数量，然后再把第二部分加上去，这样就可以得到总数。接着检查一遍这个结果是不是正确的。"
+        filler = "首先我们计算第一部分的数量，然后再把第二部分加上去，这样就可以得到总数。"
         return filler * max(1, chars // (3 * len(filler))) + boxed, Planted(kind, str(answer), str(answer))
     again = f"Then {name} counts the {thing} again and again. "
-    return lines[0] + "\n" + again * max(8, chars // len(again)), Planted("loop", None, re.findall(r"\d+", lines[0])[-1])
+    last_number = re.findall(r"\d+", lines[0])[-1]
+    return lines[0] + "\n" + again * max(8, chars // len(again)), Planted("loop", None, last_number)
 
 
 def question(rng: random.Random, number: int) -> str:
     """A word problem in the manner of grade-school sets."""
     name, thing = rng.choice(NAMES), rng.choice(THINGS)
-    return (f"{name} has some boxes of {thing} and gets more of them every week. If there are {number % 97 + 2} in the "
-            f"first box and the number grows by {number} until the end, how many {thing} does {name} have?")  # fmt: skip
+    return (f"{name} has some boxes of {thing} and gets more of them every week. If there are {number % 97 + 2} in "
+            f"the first box and the number grows by {number} until the end, how many {thing} has {name}?")  # fmt: skip
 
 
 def write_log(

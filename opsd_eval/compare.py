@@ -330,6 +330,9 @@ def format_rows(rows: Sequence[Mapping[str, Any]]) -> str:
             contrast = row["contrast"]
             lines += ["", str(contrast), f"{'metric':28} {'a':>9} {'b':>9} {'b - a':>10} {'interval':>22} "
                       f"{'p (adj.)':>9} {'MDE':>8} {'used':>6}  verdict"]  # fmt: skip
+        if math.isnan(row["difference"]):
+            lines.append(f"{row['metric']:28} {'undefined':>30} {'':41} {row['n_problems']:6}")
+            continue
         interval = f"[{row['low']:+.4g}, {row['high']:+.4g}]"
         lines.append(
             f"{row['metric']:28} {row['a']:9.4g} {row['b']:9.4g} {row['difference']:+10.4g} {interval:>22} "
