@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import subprocess
 import sys
@@ -137,9 +138,9 @@ def compare(settings: Settings) -> str:
 
     sets, parts = settings.out / "sets", []
     for arm in ("base", *ARMS):
-        table = measure_set(sets / arm, metrics=list(METRICS))
-        rows = read_json(sets / arm / "estimates.json")["rows"]
-        table.to_csv(sets / f"{arm}.csv")
+        measure_set(sets / arm, metrics=list(METRICS))
+        stored = read_json(sets / arm / "estimates.json")["rows"]  # where null stands for undefined
+        rows = [{key: math.nan if value is None else value for key, value in row.items()} for row in stored]
         parts += [f"{arm}:", format_rows(rows), ""]
     for a, b in (("base", "standard"), ("base", "purified"), ("standard", "purified")):
         found = compare_sets(sets / a, sets / b, metrics=[f"avg@{settings.draws}", "marker_rate", "completion_tokens"])
