@@ -42,9 +42,9 @@ def hard_tail_retention(problem: Problem, base: Sequence[Sample], other: Sequenc
 
     Equation: base's draws are split in two halves; where the rate of one half is in (0, 0.25] the value is
     avg(other) − avg(other half of base), averaged over the two ways to use the halves; NaN where neither half says
-    "hard". Higher is better. Failure modes: with few draws the bin is noisy (which costs problems, not bias). Choosing
-    the bin on the draws that are scored would show a loss where there is none. Source: own definition
-    (cross-fitting, arXiv 1608.00060).
+    "hard", so always below 7 draws of base (4 must be in a half). Higher is better. Failure modes:
+    with few draws the bin is noisy (which costs problems, not bias). Choosing the bin on the draws that are scored
+    would show a loss where there is none. Source: own definition (cross-fitting, arXiv 1608.00060).
     """
     graded = [s.correct for s in sorted(base, key=lambda s: s.draw) if s.correct is not None]
     halves = graded[::2], graded[1::2]
