@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from opsd_eval import plotstyle
 from opsd_eval.figures_training import decomposition, distance, markers_over_training, series, stability
-from opsd_eval.plotstyle import INK, empty, footnote, legend, new_figure
+from opsd_eval.plotstyle import INK, Room, empty, footnote, legend, new_figure
 from opsd_eval.records import OUTCOMES, write_text
 from opsd_eval.report_data import ReportData
 
@@ -83,7 +83,8 @@ def _strips(data: ReportData, metrics: Sequence[str]) -> Figure | None:
     lines = -(-len(shown) // MAX_PANELS)
     across = -(-len(shown) // lines)
     width = min(10.0, 0.6 + across * (0.9 + 0.75 * len(data.splits)))
-    figure, axes = new_figure(len(data.worlds) * lines, across, width=max(6.5, width), height=2.3)
+    room = Room(left=0.6, title=0.28 if len(data.worlds) == 1 else 0.42, below=0.3)
+    figure, axes = new_figure(len(data.worlds) * lines, across, width=max(6.5, width), height=2.2, room=room)
     for at_world, world in enumerate(data.worlds):
         for at, metric in enumerate(shown):
             panel = axes[at_world * lines + at // across, at % across]
@@ -125,7 +126,7 @@ def pass_at_k(data: ReportData) -> Figure | None:
     ks = sorted({int(r["metric"][5:]) for r in data.rows if r["metric"][:5] == "pass@" and r["metric"][5:].isdigit()})
     if len(ks) < 2:
         return None
-    figure, axes = new_figure(len(data.worlds), len(data.splits), height=2.7)
+    figure, axes = new_figure(len(data.worlds), len(data.splits), height=2.8, room=Room(title=0.3))
     colour, marker = plotstyle.colours(data.arms), plotstyle.markers(data.arms)
     for at_world, world in enumerate(data.worlds):
         for at_split, split in enumerate(data.splits):
@@ -160,7 +161,10 @@ def outcomes(data: ReportData) -> Figure | None:
     table = data.outcomes[data.outcomes["path"].isin(map(str, paths))]
     shares = table.groupby(["world", "split", "arm", "outcome"])["share"].sum()
     runs = table.drop_duplicates("path").groupby(["world", "split", "arm"]).size()
-    figure, axes = new_figure(len(data.worlds), len(data.splits), height=0.45 + 0.42 * len(data.arms))
+    names = {arm: plotstyle.short(arm) for arm in data.arms}
+    labels = plotstyle.label_room(list(names.values()))
+    room = Room(left=labels, gap=labels, title=0.3, below=0.32)
+    figure, axes = new_figure(len(data.worlds), len(data.splits), height=0.7 + 0.32 * len(data.arms), room=room)
     for at_world, world in enumerate(data.worlds):
         for at_split, split in enumerate(data.splits):
             panel = axes[at_world, at_split]
@@ -169,8 +173,8 @@ def outcomes(data: ReportData) -> Figure | None:
             for name in OUTCOMES:
                 cells = [(world, split, arm) for arm in present]
                 widths = [float(shares.get((*cell, name), 0.0)) / float(runs[cell]) for cell in cells]
-                panel.barh(present, widths, left=list(left.values()), color=plotstyle.OUTCOME_COLOURS[name],
-                           label=name.replace("_", " "), height=0.68)  # fmt: skip
+                panel.barh([names[arm] for arm in present], widths, left=list(left.values()), height=0.68,
+                           color=plotstyle.OUTCOME_COLOURS[name], label=name.replace("_", " "))  # fmt: skip
                 left = {a: left[a] + w for a, w in zip(present, widths, strict=True)}
             panel.set(title=f"{world} · {split}", xlim=(0, 1))
             panel.invert_yaxis()
@@ -197,7 +201,9 @@ def _forest(data: ReportData, rows: Sequence[Mapping[str, Any]], metrics: Sequen
         return None
     splits = list(dict.fromkeys(r["split"] for r in rows))
     names = [(contrast, split) for contrast in dict.fromkeys(r["contrast"] for r in rows) for split in splits]
-    figure, axes = new_figure(len(data.worlds), len(metrics), height=0.6 + 0.24 * len(names))
+    labels = [plotstyle.short(f"{c.replace('-', ' − ', 1)} · {s}") for c, s in names]
+    room = Room(left=plotstyle.label_room(labels), gap=0.3, below=0.32)
+    figure, axes = new_figure(len(data.worlds), len(metrics), height=0.8 + 0.22 * len(names), room=room)
     colour, marker = plotstyle.colours(data.arms), plotstyle.markers(data.arms)
     for at_world, world in enumerate(data.worlds):
         for at_metric, metric in enumerate(metrics):
@@ -210,7 +216,6 @@ def _forest(data: ReportData, rows: Sequence[Mapping[str, Any]], metrics: Sequen
                 bars = [[r["difference"] - r["difference_low"]], [r["difference_high"] - r["difference"]]]
                 panel.errorbar(r["difference"], names.index((r["contrast"], r["split"])), xerr=bars, capsize=2.5,
                                color=colour[r["arm"]], marker=marker[r["arm"]], linestyle="none")  # fmt: skip
-            labels = [f"{c.replace('-', ' − ', 1)} · {s}" for c, s in names]
             panel.set_yticks(range(len(names)), labels if at_metric == 0 else [""] * len(names))
             panel.set(title=f"{metric}\n{world}", ylim=(len(names) - 0.4, -0.6))
             panel.locator_params(axis="x", nbins=5)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from opsd_eval import plotstyle
-from opsd_eval.plotstyle import INK, LINESTYLES, empty, footnote, legend, new_figure
+from opsd_eval.plotstyle import INK, LINESTYLES, Room, empty, footnote, legend, new_figure
 from opsd_eval.report_data import ReportData, collapse_onset
 from opsd_eval.report_data import series as series_table
 from opsd_eval.tables import Frame
@@ -32,7 +32,7 @@ def series(data: ReportData) -> Figure | None:
         return None
     logged = with_distance(data.training)
     far = KL_BASE in logged
-    figure, axes = new_figure(len(data.worlds), len(data.splits) + far, height=2.7)
+    figure, axes = new_figure(len(data.worlds), len(data.splits) + far, height=2.8, room=Room(title=0.3))
     for at_world, world in enumerate(data.worlds):
         for at_split, split in enumerate(data.splits):
             part = table[(table["world"] == world) & (table["split"] == split)]
@@ -143,7 +143,7 @@ def _over_training(data: ReportData, titles: dict[str, str], *, table: Frame | N
         return None
     worlds = [w for w in data.worlds if (log["world"] == w).any()]
     across = len(worlds) if len(shown) == 1 else len(shown)
-    figure, axes = new_figure(1 if len(shown) == 1 else len(worlds), across, height=2.3)
+    figure, axes = new_figure(1 if len(shown) == 1 else len(worlds), across, height=2.4)
     for at_world, world in enumerate(worlds):
         for at, column in enumerate(shown):
             panel = axes[0, at_world] if len(shown) == 1 else axes[at_world, at]
@@ -178,7 +178,7 @@ def decomposition(data: ReportData) -> Figure | None:
     if not columns:
         return None
     worlds = [w for w in data.worlds if (data.training["world"] == w).any()]
-    figure, axes = new_figure(2 * len(worlds), len(VARIANTS), height=2.1)
+    figure, axes = new_figure(2 * len(worlds), len(VARIANTS), height=2.0, room=Room(title=0.28, below=0.42, gap=0.5))
     for at_world, world in enumerate(worlds):
         table = data.training[data.training["world"] == world]
         for at, (variant, title) in enumerate(zip(VARIANTS, VARIANT_TITLES, strict=True)):

@@ -7,6 +7,7 @@ import itertools
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ OUTCOME_COLOURS = {
     "wrong": "#b8bcc2",
 }  # fmt: skip
 INK, GRID = "#24292e", "#d8dce1"
+HEAD, FOOT, RIGHT = 0.32, 0.34, 0.15  # inches for the legend, the footnote, and the right edge
 PAGE_SCALE = 1.5  # CSS pixels on the page for each point of the drawing
 LINESTYLES = ("-", "--", ":", "-.")
 # On the page these colours become CSS variables, so that one drawing serves light and dark.
@@ -35,7 +37,7 @@ RC: Any = {
     "axes.grid": True, "axes.axisbelow": True, "grid.color": GRID, "grid.linewidth": 0.6, "legend.frameon": False,
     "legend.fontsize": 9, "figure.facecolor": "none", "axes.facecolor": "none", "savefig.facecolor": "none",
     "svg.fonttype": "none", "svg.hashsalt": "opsd", "lines.linewidth": 1.8, "lines.markersize": 5.5,
-    "text.parse_math": False, "figure.constrained_layout.use": True,
+    "text.parse_math": False, "axes.titley": 1.0, "axes.titlepad": 5,
 }  # fmt: skip
 
 
@@ -48,13 +50,48 @@ def style() -> Iterator[None]:
         yield
 
 
-def new_figure(n_rows: int, n_columns: int, *, width: float = 10.0, height: float = 2.6) -> tuple[Figure, Any]:
-    """A figure and its (n_rows, n_columns) array of axes; ``height`` inches a row. No pyplot, no global state."""
+@dataclass(frozen=True)
+class Room:
+    """Inches around panels: ``left`` of the first column, ``gap`` between columns, ``title`` above, ``below`` each."""
+
+    left: float = 0.8
+    gap: float = 0.65
+    title: float = 0.42
+    below: float = 0.5
+
+
+def new_figure(
+    n_rows: int, n_columns: int, *, width: float = 10.0, height: float = 2.6, room: Room | None = None
+) -> tuple[Figure, Any]:
+    """A figure and its (n_rows, n_columns) array of axes; ``height`` inches a row. No pyplot, no global state.
+
+    Panels are placed by arithmetic, not by a layout engine, which would draw every figure twice to measure it.
+    """
+    import numpy as np
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height * n_rows + 0.75))
-    axes = figure.subplots(n_rows, n_columns, squeeze=False)
+    room = room or Room()
+    total = HEAD + n_rows * height + FOOT
+    across = (width - room.left - RIGHT - (n_columns - 1) * room.gap) / n_columns
+    figure = Figure(figsize=(width, total))
+    axes = np.empty((n_rows, n_columns), dtype=object)
+    for row in range(n_rows):
+        bottom = FOOT + (n_rows - 1 - row) * height + room.below
+        for column in range(n_columns):
+            x = room.left + column * (across + room.gap)
+            place = (x / width, bottom / total, across / width, (height - room.title - room.below) / total)
+            axes[row, column] = figure.add_axes(place)
     return figure, axes
+
+
+def label_room(labels: Sequence[str]) -> float:
+    """Inches that the longest of these tick labels takes, with its tick."""
+    return 0.25 + 0.068 * max(map(len, labels), default=0)
+
+
+def short(label: str, limit: int = 44) -> str:
+    """A label of at most ``limit`` characters."""
+    return label if len(label) <= limit else label[: limit - 1] + "…"
 
 
 def colours(arms: Sequence[str]) -> dict[str, str]:
@@ -71,7 +108,8 @@ def markers(arms: Sequence[str]) -> dict[str, str]:
 
 def footnote(figure: Figure, text: str) -> None:
     """What n and the bands are, at the bottom of the figure."""
-    figure.supxlabel(text, fontsize=8, x=0.01, ha="left", color=INK, alpha=0.75)
+    width, height = figure.get_size_inches()
+    figure.text(0.1 / width, 0.1 / height, text, fontsize=8, color=INK, alpha=0.75, va="bottom")
 
 
 def legend(figure: Figure, axes: Axes, *, columns: int = 6) -> None:
@@ -79,7 +117,10 @@ def legend(figure: Figure, axes: Axes, *, columns: int = 6) -> None:
     handles, labels = axes.get_legend_handles_labels()
     named = dict(zip(labels, handles, strict=True))
     if named:
-        figure.legend(named.values(), named.keys(), loc="outside upper left", ncols=columns, handlelength=2.2)
+        width, height = figure.get_size_inches()
+        corner = (0.1 / width, 1 - 0.04 / height)
+        figure.legend(named.values(), [short(name) for name in named], loc="upper left", bbox_to_anchor=corner,
+                      borderaxespad=0, ncols=columns, handlelength=2.2)  # fmt: skip
 
 
 def empty(axes: Axes, text: str = "not measured") -> None:
