@@ -53,7 +53,7 @@ def testbed() -> TrainConfig:
         data=DataConfig(benchmark="testbed.hunch_r10.train", limit=3200, max_prompt_tokens=128),
         rollout=RolloutConfig(max_new_tokens=128, batch_size=64),
         method=MethodConfig(target="purified"),
-        optim=OptimConfig(steps=100, batch_size=32, micro_batch_size=32, lr=3e-4),
+        optim=OptimConfig(steps=100, batch_size=32, micro_batch_size=8, lr=3e-4),
         run=RunConfig(threads=1, checkpoint_every=25, base_kl="every_step", diagnostics_every=10),
     )  # fmt: skip
 
