@@ -24,8 +24,8 @@ from opsd_train.cost import (
     step_cost,
     student_flops,
 )
-from opsd_train.objective import Batch, Inside, loss_method, student_loss
-from opsd_train.policy import Policy, load_policy, load_tokenizer
+from opsd_train.objective import Batch, loss_method, student_loss
+from opsd_train.policy import Inside, Policy, load_policy, load_tokenizer
 from opsd_train.rollouts import Rollout
 from opsd_train.scoring import completion_hidden
 
