@@ -42,7 +42,7 @@ class PretrainConfig:
     tokens_per_trace: float = 32.0
 
 
-FAMILY_STEPS = {"slips": 2500}  # its corpus holds fewer values that are not copied or slipped: slower to learn
+FAMILY_STEPS = {"slips": 2000}  # its corpus holds fewer values that are not copied or slipped: slower to learn
 
 
 def default_config(world_name: str) -> PretrainConfig:

@@ -24,7 +24,7 @@ def reference_text(family: str, problem: Chain | Search, tag: str = PLAIN, *, an
     """What privileged prompts append to the question (or show alone)."""
     words = [] if answer_only else [tag] if tag else ["ref"]
     if family == "slips" and isinstance(problem, Chain) and not answer_only:
-        words += [str(v) for v in (problem.start, *problem.values)]
+        words += [str(v) for v in problem.values]
     return " ".join([*words, boxed(problem.answer)])
 
 
