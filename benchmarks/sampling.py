@@ -27,7 +27,7 @@ CASES = {
     "testbed": {
         "benchmark": "testbed.hunch_r10.id", "problems": 200, "draws": 8, "new": 128, "batches": (128, 256, 512),
     },
-    "smollm2": {"benchmark": "reasoning_gym.chain_sum", "problems": 16, "draws": 4, "new": 48, "batches": (32, 64)},
+    "smollm2": {"benchmark": "reasoning_gym.chain_sum", "problems": 8, "draws": 4, "new": 32, "batches": (16, 32)},
     "vllm": {"benchmark": "testbed.hunch_r10.id", "problems": 50, "draws": 8, "new": 128, "batches": ()},
 }  # fmt: skip
 
