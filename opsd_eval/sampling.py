@@ -245,6 +245,7 @@ def run(args: argparse.Namespace) -> int:
     """Sample a benchmark as the arguments say; returns the exit code."""
     from opsd_eval.benchmarks import load_benchmark
     from opsd_eval.engines import load_engine
+    from opsd_eval.engines.loading import cached_revision
 
     preset = PRESETS[args.preset]
     values = {key: default if getattr(args, key) is None else getattr(args, key) for key, default in preset.items()}
@@ -259,7 +260,10 @@ def run(args: argparse.Namespace) -> int:
         "benchmark": args.benchmark, "limit": args.limit, "split": args.split, "benchmark_seed": args.benchmark_seed,
         "engine": args.engine,
     }  # fmt: skip
-    record = new_run_record(args.out.name, "samples", model=model_record(args.model, args.adapter), config=config)
+    model = model_record(args.model, args.adapter)
+    if args.engine != "server":
+        model["revision"] = cached_revision(args.model)
+    record = new_run_record(args.out.name, "samples", model=model, config=config)
     sample_benchmark(
         engine, problems, n=values["n"], sampling=sampling, out=args.out, run=record, tokenizer=engine.tokenizer,
         thinking=thinking,

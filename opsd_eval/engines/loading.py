@@ -63,6 +63,16 @@ def load_model(
     return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()  # type: ignore[return-value]
 
 
+def cached_revision(path: str | Path) -> str | None:
+    """The commit of a hub model in the local cache, which is the one that gets loaded; ``None`` for a folder."""
+    if Path(path).is_dir():
+        return None
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(str(path), "config.json")
+    return Path(found).parent.name if isinstance(found, str) else None
+
+
 def check_adapter(adapter: str | Path, base: str | Path) -> None:
     """Refuse an adapter that was trained on another base.
 

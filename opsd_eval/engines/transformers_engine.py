@@ -1,4 +1,10 @@
-"""The transformers engine: batched decoding in this process, with weights that may change between calls."""
+"""The transformers engine: batched decoding in this process, with weights that may change between calls.
+
+Three ways compute the same distribution: the C loop for very small models (kernel.py), the flat loop for small ones
+(flat.py), the library's forward pass for everything else (generic.py). Every row draws from its own stream. The C loop
+gives a row the same bits in any company; in the other two the rounding of the logits depends on the batch's shape, so
+that a row can differ between two batchings where a random number falls within that rounding of a boundary.
+"""
 
 from __future__ import annotations
 
@@ -71,6 +77,12 @@ class TransformersEngine:
         stop = end_ids(sampling.stop_token_ids, own_ends, self.tokenizer.eos_token_id)
         decoder = (FlatDecoder if is_flat(self.model) else GenericDecoder)(self.model, self.vocabulary)
         longest = max((len(r.prompt_ids) for r in requests), default=0)
+        if self.context_length is not None and longest >= self.context_length:
+            name = next(r.problem_id for r in requests if len(r.prompt_ids) == longest)
+            raise ValueError(
+                f"the prompt of problem {name!r} has {longest} tokens, the model's context is {self.context_length}; "
+                "leave the problem out or use a model with a longer context"
+            )
         if isinstance(decoder, FlatDecoder) and kernel_covers(decoder, sampling, longest):
             kernel = Kernel(decoder, longest + sampling.max_new_tokens)
             yield from kernel.generate(requests, sampling=sampling, stop=stop, logprobs=logprobs)

@@ -244,6 +244,8 @@ def test_bad_requests(tokenizer):
         list(engine.generate([Request("p", 0, ())], sampling=Sampling()))
     with pytest.raises(ValueError, match="draw 0 of problem 'p' is requested twice"):
         list(engine.generate([Request("p", 0, (5,))] * 2, sampling=Sampling()))
+    with pytest.raises(ValueError, match=r"prompt of problem 'long' has 600 tokens, the model's context is 512"):
+        list(engine.generate([Request("long", 0, (5,) * 600)], sampling=Sampling()))
     with pytest.raises(ValueError, match="batch_size is 0"):
         TransformersEngine(tiny_model(), tokenizer, batch_size=0)
     with pytest.raises(ValueError, match="top_p is 0"):
