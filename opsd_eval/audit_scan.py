@@ -81,7 +81,8 @@ def scan(folder: Path) -> Scan:
     stride = max(1, -(-_lines(folder / "samples.jsonl") // SUBSET))
     groups = iter_problem_samples(folder, found.problems, graded=False)
     at = 0
-    for problem_id, samples in tqdm(groups, total=len(found.problems), desc=f"audit {folder.name}", leave=False, disable=None):
+    bar = tqdm(groups, total=len(found.problems), desc=f"audit {folder.name}", leave=False, disable=None)
+    for problem_id, samples in bar:
         _group(found, problem_id, samples)
         for sample in samples:
             if at % stride == 0 and (sample.text or "").strip():

@@ -150,7 +150,8 @@ def sample_from_row(row: Mapping[str, Any], where: str = "sample") -> Sample:
     """Build a :class:`Sample` from a row of ``samples.jsonl``."""
     if "problem_id" not in row or type(row.get("draw")) is not int:
         raise ValueError(f"{where}: a sample needs problem_id and an integer draw")
-    return Sample(**{key: row.get(key) for key in SAMPLE_KEYS})
+    values: dict[str, Any] = {key: row.get(key) for key in SAMPLE_KEYS}
+    return Sample(**values)
 
 
 def write_problems(folder: Path | str, problems: Iterable[Problem]) -> None:

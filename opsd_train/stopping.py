@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import signal
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from opsd_train.config import RunConfig
@@ -57,7 +56,7 @@ def listening() -> Iterator[Signals]:
 class Health:
     """Counts consecutive bad steps of each watched number.
 
-    A non-finite loss or gradient is never waited for: see :func:`non_finite`. The other three are off at 0 and
+    A non-finite loss or gradient is never waited for: the trainer stops at once. The other three are off at 0 and
     stop the run after ``patience`` bad steps in a row.
     """
 
@@ -78,12 +77,3 @@ class Health:
             if self.bad[name] >= config.patience:
                 return f"{name} {row[name]:.4g} is {words} ({limit:g}) for {self.bad[name]} steps in a row"
         return None
-
-
-def non_finite(loss_per_rollout: Sequence[float], problem_ids: Sequence[str]) -> str | None:
-    """The reason to stop when any rollout's loss is NaN or infinite, naming up to 10 of their problems."""
-    bad = [pid for pid, loss in zip(problem_ids, loss_per_rollout, strict=True) if not math.isfinite(loss)]
-    if not bad:
-        return None
-    more = f" and {len(bad) - 10} more" if len(bad) > 10 else ""
-    return f"the loss is not finite on {', '.join(bad[:10])}{more}"
