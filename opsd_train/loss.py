@@ -33,7 +33,7 @@ from opsd_train.head import (
 )
 from opsd_train.targets import Target, TargetParams, get_target, normalise
 
-_BLOCK_BYTES = 128 << 20  # logits of all roles for one block of positions
+_BLOCK_BYTES = 160 << 20  # logits of all roles for one block of positions
 _ROW_ELEMENTS = 1 << 19  # entries handled at once by elementwise work: a few MiB a temporary, inside the cache
 _MIN_POSITIONS, _MAX_POSITIONS = 16, 1024
 
@@ -136,8 +136,14 @@ class _Job:
 
 
 def block_positions(n_roles: int, vocab_size: int, itemsize: int = 4) -> int:
-    """Positions in one block, so that all roles' logits take about 128 MiB; at least 16 for the matrix product."""
-    return min(_MAX_POSITIONS, max(_MIN_POSITIONS, _BLOCK_BYTES // (n_roles * vocab_size * itemsize)))
+    """Most positions in one block, so that all roles' logits take at most 160 MiB: a multiple of 16, at least 16."""
+    fitting = _BLOCK_BYTES // (n_roles * vocab_size * itemsize)
+    return min(_MAX_POSITIONS, max(_MIN_POSITIONS, fitting - fitting % 16))
+
+
+def even_blocks(n: int, most: int) -> int:
+    """Positions a block so that ``n`` of them fall into blocks of equal size, none above ``most``: no small rest."""
+    return -(-n // -(-n // most)) if n else 1
 
 
 def row_positions(vocab_size: int) -> int:
@@ -161,7 +167,8 @@ class _BlockLoss(torch.autograd.Function):
         loss_rows = student_hidden.new_zeros(n, dtype=dtype)
         _start_stats(job, student_hidden)
         keep_freed_memory(student_hidden.device)
-        step = min(job.chunk or block_positions(1 + len(job.roles), vocab, dtype.itemsize), max(n, 1))
+        step = job.chunk or even_blocks(n, block_positions(1 + len(job.roles), vocab, dtype.itemsize))
+        step = min(step, max(n, 1))
         names = 1 + len(job.roles)
         buffer = torch.empty(names * step * vocab, dtype=dtype, device=student_hidden.device)
         for start in range(0, n, step):

@@ -182,7 +182,9 @@ def test_automatic_chunk_keeps_to_its_memory():
     for roles, vocab in ((2, 151_936), (4, 151_936), (4, 32), (4, 1_000_000)):
         positions = loss_module.block_positions(roles, vocab)
         assert 16 <= positions <= 1024
-        assert positions == 16 or positions * roles * vocab * 4 <= 128 << 20
+        assert positions % 16 == 0
+        assert positions == 16 or positions * roles * vocab * 4 <= 160 << 20
+    assert [loss_module.even_blocks(n, 64) for n in (0, 1, 64, 65, 130, 512)] == [1, 1, 64, 33, 44, 64]
 
 
 def test_weights_mask_tokens_and_the_divisor_is_the_callers():
