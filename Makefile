@@ -60,7 +60,7 @@ bench: $(VENV)/.installed-real  ## Side-by-side timings into benchmarks/results.
 
 lint: $(VENV)/.installed  ## ruff and pyright
 	$(VENV)/bin/ruff check .
-	$(VENV)/bin/pyright
+	$(VENV)/bin/pyright --pythonpath $(PY)
 
 clean:  ## Remove the environment, runs and caches
 	rm -rf $(VENV) $(RUNS) .pytest_cache .ruff_cache .hypothesis build dist *.egg-info

@@ -58,7 +58,7 @@ def _convert(gguf: Path, out: Path) -> None:
     source, file = str(gguf.parent), gguf.name
     read = AutoModelForCausalLM.from_pretrained(source, gguf_file=file, dtype=torch.float32)
     config = read.config
-    del config.quantization_config
+    del config.quantization_config  # pyright: ignore[reportAttributeAccessIssue]
     config._name_or_path = NAME
     plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     plain.load_state_dict(read.state_dict())

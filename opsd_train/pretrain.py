@@ -106,7 +106,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast, config: PretrainConfig, *, s
         num_hidden_layers=config.layers, num_attention_heads=config.heads, num_key_value_heads=config.kv_heads,
         head_dim=config.head_dim, max_position_embeddings=256, tie_word_embeddings=True,
         bos_token_id=None, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
-        initializer_range=0.05, attn_implementation="sdpa", dtype="float32",
+        initializer_range=0.05, attn_implementation="sdpa", dtype="float32",  # pyright: ignore[reportCallIssue]
     )
     torch.manual_seed(seed)
     model = Qwen3ForCausalLM(shape)
@@ -203,7 +203,7 @@ def pretrain(
     tokenizer = build_tokenizer()
     model = build_model(tokenizer, config, seed=seed)
     rows = corpus_rows(place.family, tokenizer, seed=seed, pool=config.pool)
-    loss = fit(model, rows, config, pad=tokenizer.pad_token_id)
+    loss = fit(model, rows, config, pad=tokenizer.pad_token_id)  # pyright: ignore[reportArgumentType]
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
     record = {

@@ -73,7 +73,7 @@ def _average_linkage(similarities: np.ndarray, threshold: float) -> tuple[int, .
     from sklearn.cluster import AgglomerativeClustering
 
     model = AgglomerativeClustering(
-        n_clusters=None, metric="precomputed", linkage="average", distance_threshold=1.0 - threshold
+        n_clusters=None, metric="precomputed", linkage="average", distance_threshold=1.0 - threshold  # pyright: ignore[reportArgumentType]
     )  # type: ignore[call-arg]
     return tuple(model.fit_predict(np.maximum(0.0, 1.0 - similarities)).tolist())
 

@@ -99,7 +99,7 @@ class TfidfEncoder:
         from sklearn.feature_extraction.text import HashingVectorizer, TfidfTransformer
 
         self.hashing = HashingVectorizer(
-            n_features=2**18, analyzer="char_wb", ngram_range=(2, 4), alternate_sign=False, norm=None
+            n_features=2**18, analyzer="char_wb", ngram_range=(2, 4), alternate_sign=False, norm=None  # pyright: ignore[reportArgumentType]
         )
         same, other = calibration_pairs()
         texts = [text for pair in same + other for text in pair]
