@@ -31,11 +31,12 @@ def run(module: str, *arguments: object, timeout: float = 600) -> subprocess.Com
 
 def run_with_kills(
     module: str, *arguments: object, resume: Sequence[object] = (), kills: int, span: tuple[float, float], seed: int = 0,
-    sent: signal.Signals = signal.SIGKILL,
+    sent: signal.Signals = signal.SIGKILL, first_when: Path | None = None,
 ) -> int:
     """Start the command, send a signal after a random time within ``span`` seconds, and start it again.
 
-    The arguments of ``resume`` are added from the second start on. After ``kills`` signals it runs to its end, and
+    The first signal is sent as soon as the file ``first_when`` holds something, where one is given, so that it meets
+    the process at work however fast the machine is. The arguments of ``resume`` are added from the second start on. After ``kills`` signals it runs to its end, and
     its exit code must be 0. Returns the number of signals that met a live process.
     """
     rng = random.Random(seed)
@@ -47,8 +48,13 @@ def run_with_kills(
             cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
         )
         if number < kills:
+            wait = rng.uniform(*span)
+            if number == 0 and first_when is not None:
+                wait = 0.0
+                while process.poll() is None and not (first_when.exists() and first_when.stat().st_size):
+                    time.sleep(0.01)
             try:
-                output, _ = process.communicate(timeout=rng.uniform(*span))
+                output, _ = process.communicate(timeout=wait)
             except subprocess.TimeoutExpired:
                 met += 1
                 os.killpg(process.pid, sent)

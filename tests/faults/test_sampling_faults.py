@@ -49,7 +49,7 @@ def test_sampling_killed_anywhere_gives_the_same_set(model, timed, uninterrupted
     out = tmp_path / "set"
     met = run_with_kills(
         "opsd_eval.cli", *arguments(model, out), kills=3 if seed == 0 else 12,
-        span=(0.4 * timed[1], 0.95 * timed[1]), seed=seed,
+        span=(0.4 * timed[1], 0.95 * timed[1]), seed=seed, first_when=out / "samples.jsonl",
     )
     assert met >= 1, "no signal met a live process: the test proved nothing"
     assert len(list(read_jsonl(out / "samples.jsonl"))) == 480

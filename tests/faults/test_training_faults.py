@@ -56,7 +56,7 @@ def test_sigkill_anywhere(uninterrupted, timed, tmp_path, seed):
     kills = 3 if seed == 0 else 17  # 3 in the short form; the slow form makes it 50 and more
     met = run_with_kills(
         "opsd_train.cli", "run", "testbed", *TINY, "--out", tmp_path / "run", resume=["--resume"],
-        kills=kills, span=(0.3 * timed[1], 0.9 * timed[1]), seed=seed,
+        kills=kills, span=(0.3 * timed[1], 0.9 * timed[1]), seed=seed, first_when=tmp_path / "run" / "train.jsonl",
     )  # fmt: skip
     assert met >= 1, "no signal met a live process: the test proved nothing"
     assert_same(tmp_path / "run", uninterrupted)
