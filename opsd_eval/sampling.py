@@ -9,18 +9,17 @@ stay in it, and ``token_ids`` holds every generated id, the stop token included.
 from __future__ import annotations
 
 import argparse
-import fcntl
-import os
 import signal
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from opsd_eval.engines.base import Completion, Engine, Request, Sampling, row_seed
+from opsd_eval.locks import locked as folder_locked
 from opsd_eval.prompts import student_prompt_ids
 from opsd_eval.records import (
     Problem,
@@ -135,26 +134,14 @@ def _sample(completion: Completion, request: Request, sampling: Sampling, tokeni
 # --- the folder -------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def locked(out: Path) -> Iterator[None]:
+def locked(out: Path) -> AbstractContextManager[None]:
     """Hold a sample set for writing; a second process is refused and told which one holds it.
 
     The lock is the kernel's, so a killed process leaves none behind.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    with (out / ".lock").open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            holder = file.read().strip() or "unknown"
-            raise ValueError(
-                f"{out} is being sampled by process {holder}; wait for it, stop it, or choose another --out"
-            ) from None
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n")
-        file.flush()
-        yield
+    return folder_locked(
+        out, f"{out} is being sampled by process {{holder}}; wait for it, stop it, or choose another --out"
+    )
 
 
 @contextmanager

@@ -2,37 +2,25 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+from opsd_eval.locks import locked as folder_locked
 from opsd_eval.records import append_jsonl, dumps, new_run_record, read_jsonl, read_run, write_run, write_text
 from opsd_train.config import TrainConfig, differences
 
 
-@contextmanager
-def locked(out: Path) -> Iterator[None]:
+def locked(out: Path) -> AbstractContextManager[None]:
     """Hold the run folder for this process; a second process is refused and told the pid of the first.
 
     The lock is the kernel's (``flock``), so a killed process leaves none behind.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    with (out / ".lock").open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            holder = file.read().strip() or "unknown"
-            raise ValueError(
-                f"{out} is being written by process {holder}. Wait for it, stop it, or choose another --out."
-            ) from None
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n")
-        file.flush()
-        yield
+    return folder_locked(
+        out, f"{out} is being written by process {{holder}}. Wait for it, stop it, or choose another --out."
+    )
 
 
 def claim(out: Path, config: TrainConfig, *, resume: bool, at_step: int) -> None:
