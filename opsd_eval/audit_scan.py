@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from opsd_eval.answers import extract_boxed, extract_relaxed
+from opsd_eval.answers import extract_relaxed, extract_strict
 from opsd_eval.records import Problem, RunRecord, Sample, iter_problem_samples, read_problems, read_run
 
 SUBSET = 20_000
@@ -159,7 +159,7 @@ def _text(texts: Texts, problem: Problem, sample: Sample) -> None:
 
     text = sample.text or ""
     texts.n += 1
-    if extract_boxed(text) is None:
+    if extract_strict(text) is None:
         texts.no_strict += 1
         texts.relaxed_only += int(extract_relaxed(text) is not None)
     texts.unclosed += int(text.rfind("<think>") > text.rfind("</think>"))

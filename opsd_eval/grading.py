@@ -81,6 +81,9 @@ def grade_problem_text(problem: Problem, text: str | None) -> Grade:
     """:func:`grade_text` by the rules of the problem's benchmark."""
     if problem.benchmark.startswith("reasoning_gym.") and problem.metadata.get("scorer") == "reasoning_gym":
         return grade_text(text, problem.answer, judge=lambda answer: _gym_right(problem, answer))
+    others = problem.metadata.get("accepted_answers")
+    if isinstance(others, list) and len(others) > 1:  # alternatives, any of which is right
+        return grade_text(text, problem.answer, judge=lambda answer: any(answers_equal(str(o), answer) for o in others))
     return grade_text(text, problem.answer)
 
 

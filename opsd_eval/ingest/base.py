@@ -1,10 +1,11 @@
-"""What every adapter shares: the source it opens, the log of what was wrong, and reading lines and JSON safely.
+"""What every adapter shares: the source it opens, the log of what was wrong, and the values found in entries.
 
 Nothing here or in the adapters runs code from a log, unpickles, or uses a name from a log as a path.
 """
 
 from __future__ import annotations
 
+import ast
 import json
 import math
 import re
@@ -19,8 +20,6 @@ from opsd_eval.records import Problem, Sample, sha256_text
 
 #: What reading a foreign entry may raise when it is not laid out as its format says.
 MALFORMED = (ValueError, TypeError, KeyError, AttributeError, IndexError)
-LINE_LIMIT = 256 * 1024 * 1024
-JSON_LIMIT = 4 * 1024 * 1024 * 1024
 Item = tuple[Problem, Sequence[Sample]]
 
 
@@ -37,7 +36,7 @@ class IngestLog:
 
     def bad(self, where: str, reason: object) -> None:
         """Report one entry that is left out; ``where`` names file and line (or archive member)."""
-        message = f"{where}: {_short(str(reason))}"
+        message = f"{where}: {shorten(str(reason))}"
         if self.strict:
             raise ValueError(f"{message} (drop --strict to keep the rest)")
         self.n_malformed += 1
@@ -49,7 +48,8 @@ class IngestLog:
         self.notes[text] += 1
 
 
-def _short(text: str, limit: int = 300) -> str:
+def shorten(text: str, limit: int = 300) -> str:
+    """A text of at most ``limit`` characters."""
     return text if len(text) <= limit else text[:limit] + "…"
 
 
@@ -80,76 +80,6 @@ class Format:
     open: Callable[[Path, str | None], Source]
 
 
-# --- reading ----------------------------------------------------------------------------------------------
-
-
-def iter_rows(path: Path, log: IngestLog) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield (line number, object) of a JSON Lines file in constant memory; malformed lines go to the log."""
-    with path.open("rb") as file:
-        number = 0
-        while line := file.readline(LINE_LIMIT):
-            number += 1
-            if len(line) == LINE_LIMIT and not line.endswith(b"\n"):
-                while (rest := file.readline(LINE_LIMIT)) and not rest.endswith(b"\n"):
-                    pass
-                log.bad(f"{path}:{number}", f"line longer than {LINE_LIMIT} bytes")
-                continue
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                log.bad(f"{path}:{number}", f"not JSON: {type(error).__name__}: {error}")
-                continue
-            if not isinstance(row, dict):
-                log.bad(f"{path}:{number}", f"expected a JSON object, got {type(row).__name__}")
-                continue
-            yield number, row
-
-
-def load_json(path: Path) -> Any:
-    """A whole JSON file; held in memory, so at most 4 GiB."""
-    size = path.stat().st_size
-    if size > JSON_LIMIT:
-        raise ValueError(f"{path}: {size} bytes of JSON do not fit in memory; for inspect logs use the .eval format")
-    try:
-        return json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: not valid JSON: {type(error).__name__}: {_short(str(error))}") from None
-
-
-def first_row(path: Path) -> dict[str, Any]:
-    """The first readable object of a JSON Lines file, ``{}`` if there is none among the first lines."""
-    try:
-        return next((row for number, row in iter_rows(path, IngestLog()) if number <= 20), {})
-    except OSError:
-        return {}
-
-
-def head(path: Path, size: int = 65536) -> str:
-    """The beginning of a file as text, for recognising its format."""
-    with path.open("rb") as file:
-        return file.read(size).decode("utf-8", "replace")
-
-
-def files_of(path: Path, pattern: str) -> list[Path]:
-    """The file itself, or all files below a folder that match the pattern, sorted by name."""
-    return [path] if path.is_file() else sorted(p for p in path.rglob(pattern) if p.is_file())
-
-
-def one_task(tasks: Sequence[str], task: str | None, where: Path) -> str:
-    """The task asked for, or the only one; several, or an absent one, raise with the list."""
-    known = sorted(set(tasks))
-    if task is None and len(known) == 1:
-        return known[0]
-    if task in known:
-        return str(task)
-    if not known:
-        raise ValueError(f"{where}: no task found in it")
-    wanted = "holds several tasks" if task is None else f"has no task {task!r}"
-    raise ValueError(f"{where} {wanted}: {', '.join(known)}. A sample set holds one: choose it with --task.")
-
-
 # --- values -----------------------------------------------------------------------------------------------
 
 
@@ -169,16 +99,58 @@ def int_or_none(value: Any) -> int | None:
     return value if type(value) is int and value >= 0 else None
 
 
-def texts_of(value: Any, key: str) -> list[str]:
-    """A list of completions; anything else raises, a missing completion among them too."""
-    if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
-        raise ValueError(f"{key} should be a list of texts, got {_short(repr(value), 80)}")
-    return value
+def texts_of(value: Any, key: str, log: IngestLog) -> list[str | None]:
+    """A list of completions (one text is a list of one); null among them stays null, anything else raises."""
+    texts: Any = [value] if isinstance(value, str) else value
+    if not isinstance(texts, list) or not all(isinstance(v, str | None) for v in texts):
+        raise ValueError(f"{key} should be a list of texts, got {shorten(repr(value), 80)}")
+    for _ in range(texts.count(None)):
+        log.note("completions that are null in the log: kept as unknown, never graded")
+    return texts
 
 
 def entry(values: Any, index: int, size: int) -> Any:
     """``values[index]`` when ``values`` is a list of this size, else ``None``."""
     return values[index] if isinstance(values, list) and len(values) == size else None
+
+
+def gold_of(value: Any) -> tuple[str | None, str | None, dict[str, Any]]:
+    """(gold answer, worked solution, metadata) of a target as logs write it: a text, a number, or a list of them.
+
+    The answers of a list are alternatives: the first is the gold answer, ``metadata["accepted_answers"]`` holds all of
+    them, and grading accepts any.
+    """
+    found = [gold_and_reference(text_or_none(v)) for v in (value if isinstance(value, list) else [value])]
+    known = [(answer, reference) for answer, reference in found if answer is not None]
+    if not known:
+        return None, None, {}
+    return *known[0], {"accepted_answers": [answer for answer, _ in known]} if len(known) > 1 else {}
+
+
+def list_of(value: Any) -> Any:
+    """A list of texts that was logged as its Python text, ``['4', 'four']``, as the list it was; else the value."""
+    if not (isinstance(value, str) and value.startswith(("['", '["', "[['", '[["'))):
+        return value
+    try:
+        found = ast.literal_eval(value)
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        return value
+    return found if isinstance(found, list) and all(isinstance(v, str | list) for v in found) else value
+
+
+def finish_of(reason: Any, n_tokens: int | None = None, limit: Any = None) -> str | None:
+    """``stop``, ``length``, or another reason as it was logged.
+
+    A log without reasons says ``length`` all the same where a completion has as many tokens as the log's limit.
+    """
+    if isinstance(reason, str) and reason:
+        return _REASONS.get(reason.lower(), reason)
+    at_limit = type(limit) is int and limit > 0 and n_tokens is not None and n_tokens >= limit
+    return "length" if at_limit else None
+
+
+_REASONS = {"stop": "stop", "eos": "stop", "eos_token": "stop", "stop_sequence": "stop", "end_turn": "stop",
+            "length": "length", "max_tokens": "length", "model_length": "length", "max_new_tokens": "length"}
 
 
 def gold_and_reference(target: str | None) -> tuple[str | None, str | None]:
@@ -195,9 +167,14 @@ def gold_and_reference(target: str | None) -> tuple[str | None, str | None]:
     return (boxed, target) if boxed is not None else (target.strip(), None)
 
 
-def with_thinking(reasoning: str | None, text: str) -> str:
-    """A completion with its separately logged reasoning put back in front, as models write it."""
-    if not reasoning or not reasoning.strip() or "</think>" in text or reasoning.strip() in text:
+def with_thinking(reasoning: str | None, text: str | None) -> str | None:
+    """A completion with its separately logged reasoning put back in front, as models write it.
+
+    Cut off while thinking, a completion has reasoning and no text: its block stays open.
+    """
+    if reasoning and reasoning.strip() and not (text or "").strip():
+        return f"<think>\n{reasoning}"
+    if text is None or not reasoning or not reasoning.strip() or "</think>" in text or reasoning.strip() in text:
         return text
     return f"<think>\n{reasoning}\n</think>\n\n{text}"
 

@@ -4,9 +4,9 @@
 |---|---|
 | ``question`` | required text |
 | ``problem_id`` | text or number; without it a hash of the question |
-| ``text`` | the completion; or ``texts`` (or ``completions``): a list of them |
+| ``text`` | the completion, null if unknown; or ``texts`` (or ``completions``): a list of them |
 | ``draw`` | whole number from 0; without it, counted in order of appearance |
-| ``answer``, ``reference`` | gold final answer; worked solution |
+| ``answer``, ``reference`` | gold final answer (a list: any of them is right); worked solution |
 | ``benchmark``, ``split``, ``cluster``, ``axes``, ``metadata`` | as in ``problems.jsonl`` |
 | ``n_tokens``, ``finish_reason``, ``seed`` | as in ``samples.jsonl``; with ``texts``, lists of the same length |
 | ``prompt`` | the text given to the model; only its hash is kept |
@@ -28,14 +28,13 @@ from opsd_eval.ingest.base import (
     Item,
     Namer,
     Source,
-    first_row,
-    gold_and_reference,
+    gold_of,
     int_or_none,
-    iter_rows,
     prompt_hash,
     text_or_none,
     texts_of,
 )
+from opsd_eval.ingest.reading import first_row, iter_rows
 from opsd_eval.records import Problem, Sample
 
 _LISTS = ("texts", "completions")
@@ -44,29 +43,31 @@ _KEYS = {"question", "problem_id", "text", *_LISTS, "draw", "answer", "reference
 
 
 def _matches(path: Path) -> bool:
-    row = first_row(path) if path.is_file() and path.suffix == ".jsonl" else {}
+    row = first_row(path)
     return "question" in row and bool({"text", *_LISTS} & set(row))
 
 
 def _open(path: Path, task: str | None) -> Source:
     def items(log: IngestLog) -> Iterator[Item]:
         drawn: Counter[str] = Counter()
-        for number, row in iter_rows(path, log):
+        if path.is_dir():
+            raise ValueError(f"{path} is a folder: give one JSONL file")
+        for where, row in iter_rows(path, log):
             try:
                 for key in sorted(set(row) - _KEYS):
                     log.note(f"key {key!r} is not part of the generic format and was ignored")
-                yield _item(row, task, drawn)
+                yield _item(row, task, drawn, log)
             except MALFORMED as error:
-                log.bad(f"{path}:{number}", error)
+                log.bad(where, error)
 
     return Source((path,), task or "", items)
 
 
-def _item(row: Mapping[str, Any], task: str | None, drawn: Counter[str]) -> Item:
+def _item(row: Mapping[str, Any], task: str | None, drawn: Counter[str], log: IngestLog) -> Item:
     if not isinstance(row.get("question"), str):
         raise ValueError("question is required and should be a text")
     key = next((k for k in _LISTS if k in row), None)
-    texts = texts_of(row[key], key) if key else texts_of([row.get("text")], "[text]")
+    texts = texts_of(row[key], key, log) if key else texts_of([row.get("text")], "[text]", log)
     name = text_or_none(row.get("problem_id")) or Namer(task or "")(row["question"])
     start = int_or_none(row.get("draw"))
     if row.get("draw") is not None and (start is None or key):
@@ -80,14 +81,15 @@ def _item(row: Mapping[str, Any], task: str | None, drawn: Counter[str]) -> Item
 
 
 def _problem(row: Mapping[str, Any], name: str, task: str | None) -> Problem:
-    answer, worked = gold_and_reference(text_or_none(row.get("answer")))
+    answer, worked, more = gold_of(row.get("answer"))
     for key in ("axes", "metadata"):
         if not isinstance(row.get(key), dict | None):
             raise ValueError(f"{key} should be an object, got {type(row[key]).__name__}")
     return Problem(
         name, row["question"], answer=answer, reference=text_or_none(row.get("reference")) or worked,
         benchmark=task or text_or_none(row.get("benchmark")) or "", split=text_or_none(row.get("split")) or "",
-        axes=row.get("axes") or {}, cluster=text_or_none(row.get("cluster")), metadata=row.get("metadata") or {},
+        axes=row.get("axes") or {}, cluster=text_or_none(row.get("cluster")),
+        metadata={**(row.get("metadata") or {}), **more},
     )
 
 

@@ -18,40 +18,37 @@ from opsd_eval.ingest.base import (
     IngestLog,
     Item,
     Source,
-    files_of,
-    gold_and_reference,
-    head,
+    finish_of,
+    gold_of,
     int_or_none,
-    load_json,
-    one_task,
     prompt_hash,
-    text_or_none,
     with_thinking,
 )
+from opsd_eval.ingest.reading import files_of, head, load_json, one_run, one_task, suffix_of
 from opsd_eval.records import Problem, Sample
-
-_STOP = {"stop": "stop", "max_tokens": "length", "model_length": "length"}
 
 
 def _matches(path: Path) -> bool:
     if path.is_dir():
-        return any(path.rglob("*.eval"))
+        return bool(_files(path))
     if path.suffix == ".eval":
         return True
-    start = head(path) if path.suffix == ".json" else ""
+    start = head(path) if suffix_of(path) == ".json" else ""
     return '"status"' in start and '"eval"' in start and '"run_id"' in start
 
 
+def _files(path: Path) -> list[Path]:
+    """The logs of a folder: ``.eval`` archives, and the JSON files that are inspect's."""
+    return [p for p in files_of(path, "*.eval", "*.json") if path.is_file() or _matches(p)]
+
+
 def _open(path: Path, task: str | None) -> Source:
-    files = files_of(path, "*.eval")
+    files = _files(path)
     headers = [_archive_header(p) if p.suffix == ".eval" else load_json(p) for p in files]
     tasks = [str((h.get("eval") or {}).get("task") or p.stem) for p, h in zip(files, headers, strict=True)]
     chosen = one_task(tasks, task, path)
-    found = [i for i, name in enumerate(tasks) if name == chosen]
-    if len(found) > 1:
-        listed = ", ".join(str(files[i]) for i in found)
-        raise ValueError(f"{path} holds {len(found)} runs of task {chosen}: {listed}. Give one of the files.")
-    file, header = files[found[0]], headers[found[0]]
+    file = one_run([p for p, name in zip(files, tasks, strict=True) if name == chosen], chosen, path)
+    header = headers[files.index(file)]
 
     def items(log: IngestLog) -> Iterator[Item]:
         samples = _archive_samples(file, log) if file.suffix == ".eval" else _json_samples(file, header, log)
@@ -130,10 +127,8 @@ def _item(sample: Mapping[str, Any], task: str, log: IngestLog) -> Item | None:
     if type(epoch) is not int or epoch < 1:
         raise ValueError(f"epoch should be a whole number from 1, got {epoch!r}")
     question = _question(sample.get("input"), attached)
-    target = sample.get("target")
-    targets = [target] if not isinstance(target, list) else target
-    answer, reference = gold_and_reference(text_or_none(targets[0]) if targets else None)
-    metadata = {"sample_metadata": sample.get("metadata"), **({"targets": targets} if len(targets) > 1 else {})}
+    answer, reference, more = gold_of(sample.get("target"))
+    metadata = {"sample_metadata": sample.get("metadata"), **more}
     problem = Problem(name, question, answer=answer, reference=reference, benchmark=task, metadata=metadata)
     output = sample.get("output") or {}
     choices = output.get("choices") or []
@@ -142,12 +137,12 @@ def _item(sample: Mapping[str, Any], task: str, log: IngestLog) -> Item | None:
         raise ValueError(f"sample {sample['id']} epoch {epoch} has no completion: {_message(error)}")
     if sum(m.get("role") == "assistant" for m in sample.get("messages") or [] if isinstance(m, dict)) > 1:
         log.note("samples with several assistant turns: only the last is kept")
-    reason = choices[0].get("stop_reason")
-    text = _text((choices[0].get("message") or {}).get("content"), attached, log)
+    message = choices[0].get("message") or {}
+    text = with_thinking(message.get("reasoning"), _text(message.get("content"), attached, log))  # before 0.3.70
     prompt = prompt_hash(_resolve(sample.get("input"), attached))
     tokens = int_or_none((output.get("usage") or {}).get("output_tokens"))
-    return problem, [Sample(name, epoch - 1, text=text, n_tokens=tokens, finish_reason=_STOP.get(reason, reason),
-                            prompt_sha256=prompt)]
+    reason = finish_of(choices[0].get("stop_reason"))
+    return problem, [Sample(name, epoch - 1, text=text, n_tokens=tokens, finish_reason=reason, prompt_sha256=prompt)]
 
 
 def _message(error: Any) -> str:
@@ -193,7 +188,7 @@ def _text(content: Any, attached: Mapping[str, Any], log: IngestLog) -> str:
                 thoughts.append(str(part.get("reasoning") or ""))
         elif part.get("type") == "text":
             texts.append(str(part.get("text") or ""))
-    return with_thinking("\n".join(thoughts), "\n".join(texts))
+    return with_thinking("\n".join(thoughts), "\n".join(texts)) or ""
 
 
 FORMAT = Format(

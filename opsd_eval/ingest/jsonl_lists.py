@@ -1,12 +1,18 @@
 """JSON Lines with one problem a line and its completions in a list.
 
-``qwen-math``: Qwen2.5-Math and its descendants (limit-of-RLVR, simpleRL): idx, question, gt, solution, code[].
+``qwen-math``: Qwen2.5-Math and its descendants (limit-of-RLVR, simpleRL): idx, question, gt, solution, code[],
+finish_reason[]; their file names say seed and temperature, their folder the benchmark.
 ``kim``: question, generated_responses[], thinking_contents[], response_token_lengths[], gold_answer, data_source.
+
+A folder whose files differ only in seed or range of problems is one run: more seeds are more draws.
 """
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,36 +24,101 @@ from opsd_eval.ingest.base import (
     Namer,
     Source,
     entry,
-    first_row,
-    gold_and_reference,
+    finish_of,
+    gold_of,
     int_or_none,
-    iter_rows,
     text_or_none,
     texts_of,
     with_thinking,
 )
+from opsd_eval.ingest.reading import files_of, first_row, iter_rows, one_run, one_task, plain_name
 from opsd_eval.records import Problem, Sample
 
-Reader = Callable[[Mapping[str, Any], str, Namer], Item]
+#: ``test_<prompt>_<limit>_seed<s>_t<temperature>_s<start>_e<end>``: how Qwen2.5-Math's scripts name their files.
+_QWEN_NAME = re.compile(r".+_seed(?P<seed>\d{1,9})_t(?P<temperature>\d{1,3}(?:\.\d{1,6})?)_s-?\d+_e-?\d+")
+_SHARD = re.compile(r"(?<=_)(?:seed|s|e)-?\d+(?=_|$)")
 
 
-def _has(*keys: str) -> Callable[[Path], bool]:
-    return lambda path: path.is_file() and path.suffix == ".jsonl" and set(keys) <= set(first_row(path))
+@dataclass
+class _Place:
+    """What rows are read into: the benchmark, the seed of the file, and how many draws each problem has so far."""
+
+    task: str
+    log: IngestLog
+    seed: int | None = None
+    namer: Namer = field(default_factory=Namer)
+    drawn: Counter[str] = field(default_factory=Counter)
+
+    def draws(self, name: str, size: int) -> range:
+        """The next ``size`` draws of a problem."""
+        start = self.drawn[name]
+        self.drawn[name] += size
+        return range(start, start + size)
 
 
-def _opener(read: Reader) -> Callable[[Path, str | None], Source]:
+Reader = Callable[[Mapping[str, Any], _Place], Item]
+
+
+def _matcher(*choices: set[str]) -> Callable[[Path], bool]:
+    def fits(path: Path) -> bool:
+        if path.is_dir():
+            return bool(_files(path, fits))
+        keys = set(first_row(path))
+        return any(choice <= keys for choice in choices)
+
+    return fits
+
+
+def _files(path: Path, fits: Callable[[Path], bool]) -> list[Path]:
+    return [p for p in files_of(path, "*.jsonl", "*.json") if path.is_file() or fits(p)]
+
+
+def _opener(read: Reader, fits: Callable[[Path], bool]) -> Callable[[Path, str | None], Source]:
     def open_source(path: Path, task: str | None) -> Source:
-        def items(log: IngestLog) -> Iterator[Item]:
-            namer = Namer(task or "")
-            for number, row in iter_rows(path, log):
-                try:
-                    yield read(row, task or "", namer)
-                except MALFORMED as error:
-                    log.bad(f"{path}:{number}", error)
+        files = _one_run(_files(path, fits), task, path)
+        named = _QWEN_NAME.fullmatch(_stem(files[0]))
+        benchmark = task or (files[0].parent.name if named else "")
 
-        return Source((path,), task or "", items)
+        def items(log: IngestLog) -> Iterator[Item]:
+            drawn: Counter[str] = Counter()
+            for file in files:
+                seed = int(m["seed"]) if (m := _QWEN_NAME.fullmatch(_stem(file))) else None
+                place = _Place(benchmark, log, seed, Namer(benchmark), drawn if len(files) > 1 else Counter())
+                yield from _items(file, read, place)
+
+        sampling = {"temperature": float(named["temperature"])} if named else {}
+        return Source(tuple(files), benchmark, items, {"sampling": sampling})
 
     return open_source
+
+
+def _stem(path: Path) -> str:
+    return Path(plain_name(path)).stem
+
+
+def _one_run(files: list[Path], task: str | None, path: Path) -> list[Path]:
+    """The files of one run: one file, or files of one folder that differ only in seed, start and end."""
+    if path.is_file() or len(files) < 2:
+        return files
+    folders = {p.parent.name for p in files}
+    chosen = one_task(sorted(folders), task, path) if len(folders) > 1 else None
+    kept = [p for p in files if chosen in (None, p.parent.name)]
+    if len({(p.parent, _SHARD.sub("", _stem(p))) for p in kept}) > 1:
+        one_run(kept, chosen or kept[0].parent.name, path)
+    return sorted(kept, key=lambda p: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", p.name)])
+
+
+def _items(path: Path, read: Reader, place: _Place) -> Iterator[Item]:
+    seen: set[str] = set()
+    for where, row in iter_rows(path, place.log):
+        try:
+            problem, samples = read(row, place)
+            if problem.problem_id in seen:
+                raise ValueError(f"problem {problem.problem_id} appears again (an appended run?); the first is kept")
+            seen.add(problem.problem_id)
+            yield problem, samples
+        except MALFORMED as error:
+            place.log.bad(where, error)
 
 
 def _question(row: Mapping[str, Any]) -> str:
@@ -57,40 +128,47 @@ def _question(row: Mapping[str, Any]) -> str:
     return question
 
 
-def _qwen(row: Mapping[str, Any], task: str, namer: Namer) -> Item:
+def _qwen(row: Mapping[str, Any], place: _Place) -> Item:
     question = _question(row)
     index = text_or_none(row.get("idx"))
-    name = f"{namer.prefix}{index}" if index is not None else namer(question)
-    gold = row.get("gt") if row.get("gt") not in (None, "") else row.get("answer")
-    answer, worked = gold_and_reference(text_or_none(gold))
+    name = f"{place.namer.prefix}{index}" if index is not None else place.namer(question)
+    answer, worked, more = gold_of(row.get("gt") if row.get("gt") not in (None, "") else row.get("answer"))
     reference = text_or_none(row.get("solution")) or worked
-    texts = texts_of(row.get("code"), "code")
-    problem = Problem(name, question, answer=answer, reference=reference, benchmark=task,
-                      metadata={key: row[key] for key in ("level", "type", "subject") if row.get(key) is not None})
-    return problem, [Sample(name, draw, text=text) for draw, text in enumerate(texts)]
+    texts = texts_of(row.get("code"), "code", place.log)
+    metadata = {key: row[key] for key in ("level", "type", "subject") if row.get(key) is not None} | more
+    problem = Problem(name, question, answer=answer, reference=reference, benchmark=place.task, metadata=metadata)
+    reasons = row.get("finish_reason")
+    return problem, [
+        Sample(name, draw, text=text, seed=place.seed, finish_reason=finish_of(entry(reasons, at, len(texts))))
+        for at, (draw, text) in enumerate(zip(place.draws(name, len(texts)), texts, strict=True))
+    ]
 
 
-def _kim(row: Mapping[str, Any], task: str, namer: Namer) -> Item:
+def _kim(row: Mapping[str, Any], place: _Place) -> Item:
     question = _question(row)
-    benchmark = task or text_or_none(row.get("data_source")) or ""
+    benchmark = place.task or text_or_none(row.get("data_source")) or ""
     extra: dict[str, Any] = row["extra_info"] if isinstance(row.get("extra_info"), dict) else {}
     index = text_or_none(extra.get("index"))
-    name = f"{benchmark}/{index}" if benchmark and index is not None else namer(question)
-    answer, reference = gold_and_reference(text_or_none(row.get("gold_answer")))
-    texts = texts_of(row.get("generated_responses"), "generated_responses")
+    name = f"{benchmark}/{index}" if benchmark and index is not None else place.namer(question)
+    answer, reference, metadata = gold_of(row.get("gold_answer"))
+    texts = texts_of(row.get("generated_responses"), "generated_responses", place.log)
     samples = []
-    for draw, text in enumerate(texts):
-        thought = text_or_none(entry(row.get("thinking_contents"), draw, len(texts)))
-        tokens = int_or_none(entry(row.get("response_token_lengths"), draw, len(texts)))
+    for at, (draw, text) in enumerate(zip(place.draws(name, len(texts)), texts, strict=True)):
+        thought = text_or_none(entry(row.get("thinking_contents"), at, len(texts)))
+        tokens = int_or_none(entry(row.get("response_token_lengths"), at, len(texts)))
         samples.append(Sample(name, draw, text=with_thinking(thought, text), n_tokens=tokens))
-    return Problem(name, question, answer=answer, reference=reference, benchmark=benchmark), samples
+    problem = Problem(name, question, answer=answer, reference=reference, benchmark=benchmark, metadata=metadata)
+    return problem, samples
 
+
+_IS_QWEN = _matcher({"question", "code", "gt"}, {"problem", "code", "gt"}, {"question", "code", "pred", "answer"})
+_IS_KIM = _matcher({"generated_responses"})
 
 QWEN_MATH = Format(
     "qwen-math", "Qwen2.5-Math style JSONL: idx, question, gt, code[]", "by hand from its description; not run here",
-    _has("question", "code", "gt"), _opener(_qwen),
+    _IS_QWEN, _opener(_qwen, _IS_QWEN),
 )
 KIM = Format(
     "kim", "JSONL with generated_responses[] (Kim et al., arXiv 2603.24472)",
-    "by hand from its description; not run here", _has("generated_responses"), _opener(_kim),
+    "by hand from its description; not run here", _IS_KIM, _opener(_kim, _IS_KIM),
 )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +19,15 @@ from opsd_eval.ingest.base import (
     Item,
     Source,
     entry,
-    files_of,
-    gold_and_reference,
-    load_json,
-    one_task,
+    finish_of,
+    gold_of,
+    list_of,
     prompt_hash,
     text_or_none,
     texts_of,
     with_thinking,
 )
+from opsd_eval.ingest.reading import files_of, load_json, one_run, one_task
 from opsd_eval.records import Problem, Sample
 
 _NAME = re.compile(r"details_(?P<task>.+)_(?P<stamp>\d{4}-\d\d-\d\dT\d\d[-:]\d\d[-:]\d\d[.\d]*)\.parquet")
@@ -34,22 +35,20 @@ _BATCH = 16
 
 
 def _matches(path: Path) -> bool:
-    return any(path.rglob("details_*.parquet")) if path.is_dir() else path.suffix == ".parquet"
+    return bool(files_of(path, "details_*.parquet")) if path.is_dir() else path.suffix == ".parquet"
 
 
 def _open(path: Path, task: str | None) -> Source:
     named = [(p, _NAME.fullmatch(p.name)) for p in files_of(path, "details_*.parquet")]
     tasks = [m["task"] if m else p.stem for p, m in named]
     chosen = one_task(tasks, task, path)
-    found = [pair for pair, name in zip(named, tasks, strict=True) if name == chosen]
-    if len(found) > 1:
-        listed = ", ".join(str(p) for p, _ in found)
-        raise ValueError(f"{path} holds {len(found)} runs of task {chosen}: {listed}. Give one of the files.")
-    details, match = found[0]
+    details = one_run([p for (p, _), name in zip(named, tasks, strict=True) if name == chosen], chosen, path)
+    match = _NAME.fullmatch(details.name)
     results = _results_beside(details, match["stamp"]) if match else None
     files = (details,) if results is None else (details, results)
     facts = {} if results is None else _facts(load_json(results), chosen)
-    return Source(files, chosen, lambda log: _items(details, chosen, log), facts)
+    limit = facts.get("sampling", {}).get("max_new_tokens")
+    return Source(files, chosen, lambda log: _items(details, chosen, limit, log), facts)
 
 
 def _results_beside(details: Path, stamp: str) -> Path | None:
@@ -76,7 +75,17 @@ def _facts(log: Mapping[str, Any], task: str) -> dict[str, Any]:
     }
 
 
-def _items(path: Path, task: str, log: IngestLog) -> Iterator[Item]:
+@dataclass(frozen=True)
+class _Row:
+    """Where a row stands: the task, the name of its problem if the row has none, the token limit of the run."""
+
+    task: str
+    name: str
+    limit: Any
+    log: IngestLog
+
+
+def _items(path: Path, task: str, limit: Any, log: IngestLog) -> Iterator[Item]:
     import pyarrow
     from pyarrow.parquet import ParquetFile
 
@@ -86,42 +95,43 @@ def _items(path: Path, task: str, log: IngestLog) -> Iterator[Item]:
                 for offset, row in enumerate(batch.to_pylist()):
                     number = at * _BATCH + offset
                     try:
-                        yield _item(row, task, number)
+                        yield _item(row, _Row(task, f"{task}/{number}", limit, log))
                     except MALFORMED as error:
                         log.bad(f"{path} row {number}", error)
     except (pyarrow.ArrowInvalid, OSError) as error:
         raise ValueError(f"{path}: not a readable parquet file: {error}") from None
 
 
-def _item(row: Mapping[str, Any], task: str, number: int) -> Item:
+def _item(row: Mapping[str, Any], place: _Row) -> Item:
     doc = row.get("doc") or row.get("__doc__")
     response = row.get("model_response") or row.get("__model_response__")
     if isinstance(doc, dict) and isinstance(response, dict):
-        return _current(doc, response, task, number)
+        return _current(doc, response, place)
     if "predictions" in row:
-        return _older(row, task, number)
+        return _older(row, place)
     raise ValueError(f"columns {', '.join(sorted(row))} are none of lighteval's; expected doc, metric, model_response")
 
 
-def _current(doc: Mapping[str, Any], response: Mapping[str, Any], task: str, number: int) -> Item:
+def _current(doc: Mapping[str, Any], response: Mapping[str, Any], place: _Row) -> Item:
     query = doc.get("query")
     if not isinstance(query, str):
         raise ValueError("doc.query is not a text")
-    name = f"{task}/{doc.get('id') if doc.get('id') not in (None, '') else number}"
-    golds = _golds(doc)
-    answer, reference = gold_and_reference(golds[0] if golds else None)
-    metadata = {"specific": doc.get("specific"), **({"golds": golds} if len(golds) > 1 else {})}
-    texts = texts_of(response.get("text"), "model_response.text")
+    name = place.name if doc.get("id") in (None, "") else f"{place.task}/{doc['id']}"
+    answer, reference, more = gold_of(_golds(doc))
+    texts = texts_of(response.get("text"), "model_response.text", place.log)
     if not texts:
         raise ValueError("model_response.text is empty: a log-likelihood task has no completions to ingest")
     size, prompt = len(texts), prompt_hash(response.get("input") or query)
     samples = []
     for draw, text in enumerate(texts):
         ids = entry(response.get("output_tokens"), draw, size)
+        n_tokens = None if ids is None else len(ids)
         whole = with_thinking(text_or_none(entry(response.get("reasonings"), draw, size)), text)
-        samples.append(Sample(name, draw, text=whole, token_ids=ids, n_tokens=None if ids is None else len(ids),
-                              prompt_sha256=prompt))
-    return Problem(name, query.strip(), answer=answer, reference=reference, benchmark=task, metadata=metadata), samples
+        samples.append(Sample(name, draw, text=whole, token_ids=ids, n_tokens=n_tokens, prompt_sha256=prompt,
+                              finish_reason=finish_of(None, n_tokens, place.limit)))
+    metadata = {"specific": doc.get("specific"), **more}
+    question = query.strip()
+    return Problem(name, question, answer=answer, reference=reference, benchmark=place.task, metadata=metadata), samples
 
 
 def _golds(doc: Mapping[str, Any]) -> list[str]:
@@ -130,18 +140,17 @@ def _golds(doc: Mapping[str, Any]) -> list[str]:
     return [str(choices[i]).strip() for i in indices if isinstance(i, int) and 0 <= i < len(choices)]
 
 
-def _older(row: Mapping[str, Any], task: str, number: int) -> Item:
+def _older(row: Mapping[str, Any], place: _Row) -> Item:
     question = row.get("example") or row.get("full_prompt")
     if not isinstance(question, str):
         raise ValueError("neither example nor full_prompt is a text")
-    gold = row.get("gold")
-    answer, reference = gold_and_reference(text_or_none(gold[0] if isinstance(gold, list) and gold else gold))
-    predictions = row["predictions"]
+    answer, reference, metadata = gold_of(list_of(row.get("gold")))
+    predictions = list_of(row["predictions"])
     if isinstance(predictions, list) and len(predictions) == 1 and isinstance(predictions[0], list):
         predictions = predictions[0]
-    texts = texts_of(predictions, "predictions")
-    name, prompt = f"{task}/{number}", prompt_hash(row.get("full_prompt"))
-    problem = Problem(name, question.strip(), answer=answer, reference=reference, benchmark=task)
+    texts = texts_of(predictions, "predictions", place.log)
+    name, prompt, task = place.name, prompt_hash(row.get("full_prompt")), place.task
+    problem = Problem(name, question.strip(), answer=answer, reference=reference, benchmark=task, metadata=metadata)
     return problem, [Sample(name, draw, text=text, prompt_sha256=prompt) for draw, text in enumerate(texts)]
 
 

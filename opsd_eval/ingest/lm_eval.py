@@ -19,45 +19,52 @@ from opsd_eval.ingest.base import (
     IngestLog,
     Item,
     Source,
-    files_of,
-    first_row,
-    gold_and_reference,
-    iter_rows,
-    load_json,
-    one_task,
+    gold_of,
+    list_of,
     prompt_hash,
     text_or_none,
+    texts_of,
 )
+from opsd_eval.ingest.reading import files_of, first_row, iter_rows, load_json, one_run, one_task, plain_name
 from opsd_eval.records import Problem, Sample, problem_from_row, sha256_text
 
-_NAME = re.compile(r"samples_(?P<task>.+?)_(?P<stamp>\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d[.\d]*)\.jsonl")
+_NAME = re.compile(r"samples_(?P<task>.+?)_(?P<stamp>\d{4}-\d\d-\d\dT\d\d[-:]\d\d[-:]\d\d[.\d]*)\.jsonl?")
 _QUESTION_FIELDS = ("question", "problem", "Problem", "Question", "query", "input", "prompt")
 
 
 def _matches(path: Path) -> bool:
     if path.is_dir():
-        return any(path.rglob("samples_*.jsonl"))
-    return path.suffix == ".jsonl" and {"doc_id", "resps", "arguments"} <= set(first_row(path))
+        return bool(_files(path))
+    return {"doc_id", "resps"} <= set(first_row(path))
+
+
+def _files(path: Path) -> list[Path]:
+    """``samples_*`` files; in a folder without any, other files whose first line is a sample (before 0.4.3)."""
+    named = files_of(path, "samples_*.jsonl", "samples_*.json")
+    others = () if named else files_of(path, "*.jsonl", "*.json")
+    return named or [p for p in others if {"doc_id", "resps"} <= set(first_row(p))]
 
 
 def _open(path: Path, task: str | None) -> Source:
-    named = [(p, _NAME.fullmatch(p.name)) for p in files_of(path, "samples_*.jsonl")]
-    tasks = [m["task"] if m else p.stem.removeprefix("samples_") for p, m in named]
+    files = _files(path)
+    tasks = [m["task"] if (m := _NAME.fullmatch(plain_name(p))) else _stem(p) for p in files]
     chosen = one_task(tasks, task, path)
-    found = [pair for pair, name in zip(named, tasks, strict=True) if name == chosen]
-    if len(found) > 1:
-        listed = ", ".join(str(p) for p, _ in found)
-        raise ValueError(f"{path} holds {len(found)} runs of task {chosen}: {listed}. Give one of the files.")
-    samples, match = found[0]
+    samples = one_run([p for p, name in zip(files, tasks, strict=True) if name == chosen], chosen, path)
+    match = _NAME.fullmatch(plain_name(samples))
     results = samples.parent / f"results_{match['stamp']}.json" if match else None
     if results is None or not results.exists():
-        return Source((samples,), chosen, lambda log: _items(samples, chosen, None, log))
+        settings = _sampling(_prompt_and_kwargs(first_row(samples))[1])
+        return Source((samples,), chosen, lambda log: _items(samples, chosen, None, log), {"sampling": settings})
     log_file = load_json(results)
     config = (log_file.get("configs") or {}).get(chosen) or {}
     repeats = config.get("repeats") if isinstance(config.get("repeats"), int) else None
     return Source(
         (samples, results), chosen, lambda log: _items(samples, chosen, repeats, log), _facts(log_file, config)
     )
+
+
+def _stem(path: Path) -> str:
+    return Path(plain_name(path)).stem.removeprefix("samples_")
 
 
 def _facts(log: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
@@ -88,13 +95,12 @@ def _sampling(kwargs: Mapping[str, Any]) -> dict[str, Any]:
 def _items(path: Path, task: str, repeats: int | None, log: IngestLog) -> Iterator[Item]:
     seen: dict[tuple[str, Any], tuple[Any, str]] = {}
     copies: dict[str, int] = {}
-    for number, row in iter_rows(path, log):
-        where = f"{path}:{number}"
+    for where, row in iter_rows(path, log):
         try:
-            texts = _completions(row)
+            texts = _completions(row, log)
             doc: dict[str, Any] = row["doc"] if isinstance(row.get("doc"), dict) else {}
             document = text_or_none(row.get("doc_hash")) or sha256_text(json.dumps(doc, sort_keys=True))
-            key, digest = (document, row.get("doc_id")), sha256_text("\0".join(texts))
+            key, digest = (document, row.get("doc_id")), sha256_text(json.dumps(texts))
             if key in seen:
                 if seen[key][0] == row.get("filter") or seen[key][1] != digest:
                     log.bad(where, f"document {row.get('doc_id')} appears again (an appended run?); the first is kept")
@@ -111,15 +117,15 @@ def _items(path: Path, task: str, repeats: int | None, log: IngestLog) -> Iterat
             log.bad(where, error)
 
 
-def _completions(row: Mapping[str, Any]) -> list[str]:
+def _completions(row: Mapping[str, Any], log: IngestLog) -> list[str | None]:
     resps = row.get("resps")
     if isinstance(resps, list) and resps and isinstance(resps[0], str):  # older logs of single draws
         resps = [resps]
     if not isinstance(resps, list) or len(resps) != 1 or not isinstance(resps[0], list):
         raise ValueError("resps should hold one list of completions; log-likelihood tasks have none to ingest")
-    if not all(isinstance(text, str) for text in resps[0]):
+    if not all(isinstance(text, str | None) for text in resps[0]):
         raise ValueError("resps holds something other than text; log-likelihood tasks have no completions to ingest")
-    return resps[0]
+    return texts_of(resps[0], "resps", log)
 
 
 def _problem(row: Mapping[str, Any], doc: Mapping[str, Any], task: str, name: str) -> Problem:
@@ -130,12 +136,12 @@ def _problem(row: Mapping[str, Any], doc: Mapping[str, Any], task: str, name: st
             stored = None
         if isinstance(stored, dict):
             return _own_problem(stored, f"document {row.get('doc_id')}")
-    answer, reference = gold_and_reference(text_or_none(row.get("target")))
+    answer, reference, more = gold_of(list_of(row.get("target")))
     field = next((f for f in _QUESTION_FIELDS if isinstance(doc.get(f), str) and doc[f].strip()), None)
-    question = doc[field] if field else _prompt(row)
+    question = doc[field] if field else _prompt_and_kwargs(row)[0]
     if not isinstance(question, str):
         raise ValueError(f"no question: doc has none of {', '.join(_QUESTION_FIELDS)}, and the prompt is not a text")
-    metadata = {"doc_id": row.get("doc_id"), "doc_hash": row.get("doc_hash"), "question_from": field or "prompt"}
+    metadata = {"doc_id": row.get("doc_id"), "doc_hash": row.get("doc_hash"), "question_from": field or "prompt"} | more
     return Problem(name, question, answer=answer, reference=reference, benchmark=task, metadata=metadata)
 
 
@@ -147,19 +153,21 @@ def _own_problem(stored: dict[str, Any], where: str) -> Problem:
     return problem
 
 
-def _prompt(row: Mapping[str, Any]) -> Any:
+def _prompt_and_kwargs(row: Mapping[str, Any]) -> tuple[Any, Mapping[str, Any]]:
+    """(prompt, generation settings) of a row; ``None`` and ``{}`` where they are not logged."""
     arguments = row.get("arguments")
+    prompt = kwargs = None
     if isinstance(arguments, dict):
-        arguments = arguments.get("gen_args_0")
-        return arguments.get("arg_0") if isinstance(arguments, dict) else None
-    if isinstance(arguments, list) and arguments and isinstance(arguments[0], list) and arguments[0]:
-        return arguments[0][0]  # older logs: [[prompt, kwargs]]
-    return None
+        given = arguments.get("gen_args_0")
+        prompt, kwargs = (given.get("arg_0"), given.get("arg_1")) if isinstance(given, dict) else (None, None)
+    elif isinstance(arguments, list) and arguments and isinstance(arguments[0], list) and arguments[0]:
+        prompt, kwargs = [*arguments[0], None][:2]  # older logs: [[prompt, kwargs]]
+    return prompt, kwargs if isinstance(kwargs, dict) else {}
 
 
-def _samples(row: Mapping[str, Any], texts: list[str], doc: Mapping[str, Any], name: str) -> list[Sample]:
+def _samples(row: Mapping[str, Any], texts: list[str | None], doc: Mapping[str, Any], name: str) -> list[Sample]:
     own = doc.get("problem_id") if isinstance(doc.get("problem"), str) and doc.get("problem_id") else None
-    prompt = prompt_hash(_prompt(row))
+    prompt = prompt_hash(_prompt_and_kwargs(row)[0])
     return [Sample(str(own or name), draw, text=text, prompt_sha256=prompt) for draw, text in enumerate(texts)]
 
 

@@ -18,61 +18,71 @@ from opsd_eval.ingest.base import (
     Item,
     Namer,
     Source,
-    first_row,
-    gold_and_reference,
+    finish_of,
+    gold_of,
     int_or_none,
-    iter_rows,
     text_or_none,
+    texts_of,
+    with_thinking,
 )
+from opsd_eval.ingest.reading import files_of, first_row, iter_rows, one_task, plain_name
 from opsd_eval.records import Problem, Sample
 
 _NAME = re.compile(r"output-rs(\d{1,9})\.jsonl")
-_STOP = {"stop": "stop", "length": "length"}
 
 
 def _matches(path: Path) -> bool:
     if path.is_dir():
-        return any(path.glob("output-rs*.jsonl"))
-    row = first_row(path) if path.suffix == ".jsonl" else {}
+        return bool(_files(path))
+    row = first_row(path)
     return "generation" in row and bool({"expected_answer", "predicted_answer"} & set(row))
 
 
+def _files(path: Path) -> list[Path]:
+    """``output-rs<seed>.jsonl`` files; in a folder without any, greedy ``output.jsonl``; a file is itself."""
+    found = [p for p in files_of(path, "output-rs*.jsonl") if path.is_file() or _NAME.fullmatch(plain_name(p))]
+    return found or [p for p in files_of(path, "output.jsonl") if _matches(p)]
+
+
 def _open(path: Path, task: str | None) -> Source:
-    candidates = path.glob("output-rs*.jsonl") if path.is_dir() else [path]
-    numbered = sorted((int(m[1]), p) for p in candidates if (m := _NAME.fullmatch(p.name)))
-    seeded: list[tuple[int | None, Path]] = [*numbered] or ([(None, path)] if path.is_file() else [])
+    files = _files(path)
+    folders = {p.parent for p in files}
+    benchmark = one_task([f.name for f in folders], task, path) if len(folders) > 1 else task or ""
+    chosen = [p for p in files if len(folders) == 1 or p.parent.name == benchmark]
+    numbers = {p: int(m[1]) if (m := _NAME.fullmatch(plain_name(p))) else None for p in chosen}
+    if len({*numbers.values()}) < len(chosen):
+        listed = ", ".join(str(f) for f in sorted({p.parent for p in chosen}))
+        raise ValueError(f"{path} holds several runs of {benchmark}: {listed}. Give one of the folders.")
+    ordered = sorted(chosen, key=lambda p: (numbers[p] or 0, p))
 
     def items(log: IngestLog) -> Iterator[Item]:
-        for seed, file in seeded:
-            yield from _items(file, seed, task or "", log)
+        for file in ordered:
+            yield from _items(file, numbers[file], benchmark, log)
 
-    files = [file for _, file in seeded]
-    return Source(tuple(files), task or "", items, {"sampling": {"n": len(files)}} if path.is_dir() else {})
+    return Source(tuple(ordered), benchmark, items, {"sampling": {"n": len(ordered)}} if path.is_dir() else {})
 
 
 def _items(path: Path, seed: int | None, task: str, log: IngestLog) -> Iterator[Item]:
     namer = Namer(task)
-    for number, row in iter_rows(path, log):
+    for where, row in iter_rows(path, log):
         try:
-            yield _item(row, seed, task, namer)
+            [text] = texts_of([row.get("_full_generation") or row["generation"]], "generation", log)
+            yield _item(row, with_thinking(text_or_none(row.get("reasoning_content")), text), seed, task, namer)
         except MALFORMED as error:
-            log.bad(f"{path}:{number}", error)
+            log.bad(where, "generation is missing" if isinstance(error, KeyError) else error)
 
 
-def _item(row: Mapping[str, Any], seed: int | None, task: str, namer: Namer) -> Item:
+def _item(row: Mapping[str, Any], text: str | None, seed: int | None, task: str, namer: Namer) -> Item:
     question = row.get("problem") or row.get("question")
     if not isinstance(question, str):
         raise ValueError("neither problem nor question is a text")
-    text = row.get("_full_generation") or row.get("generation")
-    if not isinstance(text, str):
-        raise ValueError("generation is not a text")
     own = text_or_none(row.get("id")) or text_or_none(row.get("problem_id"))
     name = f"{namer.prefix}{own}" if own else namer(question)
-    answer, reference = gold_and_reference(text_or_none(row.get("expected_answer")))
+    answer, reference, metadata = gold_of(row.get("expected_answer"))
     problem = Problem(name, question, answer=answer, reference=text_or_none(row.get("reference_solution")) or reference,
-                      benchmark=task)
+                      benchmark=task, metadata=metadata)
     sample = Sample(name, seed or 0, text=text, n_tokens=int_or_none(row.get("num_generated_tokens")), seed=seed,
-                    finish_reason=_STOP.get(row.get("finish_reason", "")))
+                    finish_reason=finish_of(row.get("finish_reason")))
     return problem, [sample]
 
 

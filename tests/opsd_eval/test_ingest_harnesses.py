@@ -93,7 +93,7 @@ def test_inspect_unfinished_archive(tmp_path):
 
 
 def test_two_runs_in_one_folder_are_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"2 runs of task tiny_sums.*unfinished\.eval"):
+    with pytest.raises(ValueError, match=r"3 runs of task tiny_sums.*unfinished\.eval"):
         ingest(INSPECT, tmp_path / "set")
 
 
