@@ -100,6 +100,10 @@ def new_run_record(name: str, kind: str, **values: Any) -> RunRecord:
     )
 
 
+# Committed results change while the code that makes them does not.
+_CODE = (":(top)", ":(top,exclude)results")
+
+
 def _git_state() -> tuple[str | None, bool | None]:
     def git(*args: str) -> str:
         return subprocess.run(
@@ -107,7 +111,7 @@ def _git_state() -> tuple[str | None, bool | None]:
         ).stdout.strip()
 
     try:
-        return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--untracked-files=no"))
+        return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--untracked-files=no", "--", *_CODE))
     except (OSError, subprocess.SubprocessError):
         return None, None
 

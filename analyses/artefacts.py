@@ -1,0 +1,51 @@
+"""The artefacts of the study: one script each, registered here; ``analyses/README.md`` is the rendered table."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from analyses import ablation_table, power
+from analyses.results import Study
+from opsd_eval.names import lookup
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """A table or figure: ``make(study, blocks)`` writes its files from records alone and returns their paths.
+
+    ``counterpart`` is what it corresponds to in arXiv 2607.02234, or a dash.
+    """
+
+    name: str
+    analysis: int
+    make: Callable[[Study, Sequence[str]], list[Path]]
+    blocks: tuple[str, ...]
+    counterpart: str
+
+
+ARTEFACTS: dict[str, Artefact] = {
+    one.name: one
+    for one in (
+        Artefact("power", 0, power.make, (), "-"),
+        Artefact("ablation_table", 1, ablation_table.make, ("main",), "tables 1 and 2"),
+    )
+}
+
+
+def make_all(study: Study, *, only: str | None = None) -> str:
+    """Make one artefact or all of them; a line each: files and seconds, or that no cell of its blocks is finished."""
+    names = list(ARTEFACTS) if only is None else [lookup("artefact", only, ARTEFACTS).name]
+    have = {block.name for block in study.config.blocks}
+    lines = []
+    for name in names:
+        one, start = ARTEFACTS[name], time.perf_counter()
+        blocks = [block for block in one.blocks if block in have]
+        if one.blocks and not (blocks and study.done(blocks)[0]):
+            lines.append(f"{name}: no finished cell of {', '.join(one.blocks)}")
+            continue
+        files = ", ".join(path.relative_to(study.folder).as_posix() for path in one.make(study, blocks))
+        lines.append(f"{name}: {files} ({time.perf_counter() - start:.1f} s)")
+    return "\n".join(lines)
