@@ -14,6 +14,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -64,12 +65,18 @@ class Cell:
         seen = {"version": VERSION, "base": self.base_sha256, "world": self.testbed_world, "sets": sorted(self.sets),
                 "evaluation": self.evaluation, "train": None}  # fmt: skip
         if self.train is not None:
-            from opsd_train.config import FREE_FIELDS, TrainConfig, flatten
-
-            usual, free = flatten(TrainConfig()), {*FREE_FIELDS, "model.path"}
-            options = flatten(TrainConfig.from_dict(self.train))
+            usual, free = _usual_options()
+            options = {f"{group}.{key}": v for group, items in self.train.items() for key, v in items.items()}
             seen["train"] = {key: v for key, v in options.items() if key not in free and v != usual[key]}
         return hashlib.sha256(json.dumps(seen, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@cache
+def _usual_options() -> tuple[Mapping[str, Any], set[str]]:
+    """Every training option's default, and the options that change no number."""
+    from opsd_train.config import FREE_FIELDS, TrainConfig, flatten
+
+    return flatten(TrainConfig()), {*FREE_FIELDS, "model.path"}
 
 
 def find_base(there: Construction, seed: int) -> tuple[str, str]:
