@@ -17,6 +17,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from resource import RUSAGE_CHILDREN, RUSAGE_SELF, getrusage
 from typing import TYPE_CHECKING, Any
 
 from opsd_eval.jsonl import read_json, read_jsonl, write_json, write_text
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
     from opsd_eval.records import Problem
 
 ARMS = ("standard", "purified")
-METRICS = ("avg@k", "pass@k", "marker_rate", "completion_tokens", "step_validity", "distinct_answers")
+METRICS = ("avg@k", "avg_relaxed@k", "pass@k", "no_answer_rate", "truncation_rate", "marker_rate", "completion_tokens",
+           "step_validity", "distinct_answers")  # fmt: skip
+COMPARED = ("avg@{k}", "avg_relaxed@{k}", "pass@{k}", "no_answer_rate", "marker_rate", "completion_tokens")
 SHOWN = ("cos_total_ref", "cos_total_it", "norm_ratio")
 
 
@@ -39,10 +42,12 @@ class Settings:
     engine: str
     steps: int
     batch_size: int
+    train_problems: int
     problems: int
     draws: int
     max_new_tokens: int
     harness_problems: int
+    lr: float
 
     def checkpoint(self, arm: str) -> Path:
         """The adapter that is judged: the last step's, fixed in advance."""
@@ -53,9 +58,10 @@ def train(settings: Settings, arm: str) -> None:
     """Train one method in a process of its own, going on from its newest checkpoint."""
     run = settings.out / arm
     overrides = {
-        "model.path": settings.model, "data.benchmark": settings.benchmark, "data.limit": settings.problems,
+        "model.path": settings.model, "data.benchmark": settings.benchmark, "data.limit": settings.train_problems,
         "rollout.engine": settings.engine, "rollout.max_new_tokens": settings.max_new_tokens, "method.target": arm,
-        "optim.steps": settings.steps, "optim.batch_size": settings.batch_size, "run.checkpoint_every": 5,
+        "optim.steps": settings.steps, "optim.batch_size": settings.batch_size, "optim.lr": settings.lr,
+        "run.checkpoint_every": 5,
     }  # fmt: skip
     words = [word for name, value in overrides.items() for word in (f"--{name}", str(value))]
     _python("opsd_train.cli", "run", "smollm2_cpu", "--out", str(run), "--resume", *words)
@@ -100,7 +106,11 @@ def evaluate(settings: Settings) -> dict[str, Any]:
 
 
 def time_engines(settings: Settings, engine: Any, problems: Sequence[Problem]) -> dict[str, Any]:
-    """Completion tokens a second on the same requests, taking turns: our vLLM engine, vLLM's own loop, transformers."""
+    """Completion tokens a second on the same requests, taking turns: our vLLM engine, vLLM's own loop, transformers.
+
+    The ratios are of tokens a second of processor time: each works in this process, and other work on the machine then
+    does not count.
+    """
     from opsd_eval.engines import Request, Sampling, load_engine
     from opsd_eval.prompts import student_prompt_ids
 
@@ -118,15 +128,17 @@ def time_engines(settings: Settings, engine: Any, problems: Sequence[Problem]) -
         "vllm's own loop": own,
         "transformers": lambda: list(other.generate(requests, sampling=sampling)),
     }
-    speeds: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(2):
+    rounds: dict[str, list[dict[str, float]]] = {name: [] for name in ways}
+    for _ in range(3):
         for name, way in ways.items():
-            start = time.perf_counter()
+            wall, own_time = time.perf_counter(), time.process_time()
             n_tokens = sum(len(row.token_ids) for row in way())
-            speeds[name].append(n_tokens / (time.perf_counter() - start))
-    mean = {name: sum(values) / len(values) for name, values in speeds.items()}
+            seconds = {"wall": time.perf_counter() - wall, "cpu": time.process_time() - own_time}
+            rounds[name].append({"tokens": n_tokens, **{clock: n_tokens / s for clock, s in seconds.items()}})
+    mean = {name: sum(row["cpu"] for row in rows) / len(rows) for name, rows in rounds.items()}
     return {
-        "requests": len(requests), "rounds": speeds, "vllm over transformers": mean["vllm"] / mean["transformers"],
+        "requests": len(requests), "tokens a second": rounds,
+        "vllm over transformers": mean["vllm"] / mean["transformers"],
         "vllm over its own loop": mean["vllm"] / mean["vllm's own loop"],
     }  # fmt: skip
 
@@ -143,7 +155,7 @@ def compare(settings: Settings) -> str:
         rows = [{key: math.nan if value is None else value for key, value in row.items()} for row in stored]
         parts += [f"{arm}:", format_rows(rows), ""]
     for a, b in (("base", "standard"), ("base", "purified"), ("standard", "purified")):
-        found = compare_sets(sets / a, sets / b, metrics=[f"avg@{settings.draws}", "marker_rate", "completion_tokens"])
+        found = compare_sets(sets / a, sets / b, metrics=[name.format(k=settings.draws) for name in COMPARED])
         found.to_csv(sets / f"{a}_{b}.csv", index=False)
         parts += [f"{b} - {a}:", found[["metric", "difference", "low", "high", "p_value", "verdict"]].to_string(), ""]
     return "\n".join(parts)
@@ -172,15 +184,16 @@ def plot(settings: Settings) -> Path:
 
 
 def harness(settings: Settings, arm: str) -> dict[str, float]:
-    """The stock ``lm_eval`` command on an adapter; its numbers with standard errors."""
+    """The stock ``lm_eval`` command on an adapter, on the first of the problems that it was sampled on."""
     from opsd_eval.harness_tasks import SHIPPED
 
     out, task = settings.out / "harness" / arm, "opsd_rg_chain_sum"
     if not list(out.rglob("results_*.json")):
         arguments = f"pretrained={settings.model},peft={settings.checkpoint(arm)},dtype=float32"
+        documents = {"benchmark": settings.benchmark, "problems": settings.harness_problems}
         _python(
             "lm_eval", "--model", "hf", "--model_args", arguments, "--tasks", task, "--include_path", str(SHIPPED),
-            "--apply_chat_template", "--metadata", json.dumps({"problems": settings.harness_problems}),
+            "--apply_chat_template", "--metadata", json.dumps(documents),
             "--gen_kwargs", json.dumps({"max_gen_toks": settings.max_new_tokens}), "--batch_size", "32",
             "--device", "cpu", "--log_samples", "--output_path", str(out),
         )  # fmt: skip
@@ -196,6 +209,11 @@ def _python(module: str, *arguments: str) -> None:
         raise SystemExit(f"failed with exit code {code}: {' '.join(command)}")
 
 
+def _processor_seconds() -> float:
+    """Seconds of processor time of this process and of its children that have ended."""
+    return sum(use.ru_utime + use.ru_stime for use in map(getrusage, (RUSAGE_SELF, RUSAGE_CHILDREN)))
+
+
 def parse(argv: Sequence[str] | None) -> Settings:
     """The settings of a command line."""
     parser = argparse.ArgumentParser(
@@ -208,9 +226,11 @@ def parse(argv: Sequence[str] | None) -> Settings:
     )  # fmt: skip
     parser.add_argument("--benchmark", default="reasoning_gym.chain_sum.num_terms=0+num_digits=0")
     parser.add_argument("--engine", choices=("vllm", "transformers"), default="vllm", help="who samples (%(default)s)")
-    sizes = {"steps": 20, "batch_size": 8, "problems": 40, "draws": 8, "max_new_tokens": 96, "harness_problems": 10}
+    sizes = {"steps": 20, "batch_size": 4, "train_problems": 80, "problems": 40, "draws": 8, "max_new_tokens": 96,
+             "harness_problems": 10}  # fmt: skip
     for name, default in sizes.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=default, help="(default %(default)s)")
+    parser.add_argument("--lr", type=float, default=3e-4, help="learning rate (default %(default)s)")
     return Settings(**vars(parser.parse_args(argv)))
 
 
@@ -221,14 +241,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     from opsd_eval.smollm2 import smollm2_folder
 
     settings.out.mkdir(parents=True, exist_ok=True)
-    summary: dict[str, Any] = {"settings": {k: str(v) for k, v in asdict(settings).items()}, "seconds": {}}
+    spent = settings.out / "seconds.json"  # over all calls of the command
+    summary: dict[str, Any] = {
+        "settings": {k: str(v) for k, v in asdict(settings).items()},
+        "seconds": read_json(spent) if spent.exists() else {},
+    }
 
     def timed(name: str, work: Any) -> Any:
         print(f"== {name}", file=sys.stderr)
-        start = time.perf_counter()
-        value = work()
-        summary["seconds"][name] = round(time.perf_counter() - start, 1)
-        return value
+        start, processor = time.perf_counter(), _processor_seconds()
+        try:
+            return work()
+        finally:
+            before = summary["seconds"].get(name, {"wall": 0.0, "cpu": 0.0})
+            now = {"wall": time.perf_counter() - start, "cpu": _processor_seconds() - processor}
+            summary["seconds"][name] = {clock: round(before[clock] + now[clock], 1) for clock in now}
+            write_json(spent, summary["seconds"])
 
     try:
         timed("model", lambda: smollm2_folder(settings.model))
