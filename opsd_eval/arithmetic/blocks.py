@@ -15,6 +15,8 @@ _AFTER_WORD = re.compile(r"[ \t]*(?:equal to[ \t]+)?[$\u20ac\xa3]?[-(]?\d")
 _LEADING = re.compile(
     r"(?:[ \t&$]|\\quad|\\qquad|\\phantom\{[^{}\n]{0,80}\})*(?:=(?![=>])|\u2248|\\approx|\\simeq)"
 )
+#: The end of a line whose expression goes on in the next one.
+UNFINISHED = re.compile(r"(?:[\d)\]}%][ \t]*[-+*/\u00f7]|\\(?:times|cdot|div))\s*\Z")
 _TRAILING = re.compile(r"[=\u2248][ \t&$\\]*$|\\approx\s*$")
 
 
@@ -27,7 +29,7 @@ def blocks(text: str) -> Iterator[tuple[int, str]]:
         line = text.rfind("\n", max(end, 0), sign) + 1 or max(end, 0)
         stop = text.find("\n", sign)
         stop = len(text) if stop < 0 else stop + 1
-        if _LEADING.match(text, line, stop) and line:
+        if line and (_LEADING.match(text, line, stop) or UNFINISHED.search(text, max(0, line - 12), line)):
             previous = text.rfind("\n", max(0, line - MAX_BLOCK), line - 1) + 1
             line = max(previous, line - MAX_BLOCK, end if start < 0 else start) if end < line else start
         if _TRAILING.search(text[max(line, stop - 40) : stop - 1]):

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
-from opsd_eval.arithmetic.blocks import blocks
+from opsd_eval.arithmetic.blocks import UNFINISHED, blocks
 from opsd_eval.arithmetic.evaluate import Number
 from opsd_eval.arithmetic.judge import INVALID, NOTHING, RECOVERED, UNCHECKED, VALID, Context, Ruling, judge
 from opsd_eval.arithmetic.quick import Quick, read_plain
 from opsd_eval.arithmetic.retraction import is_taken_back
-from opsd_eval.arithmetic.sides import Run, Scanner
+from opsd_eval.arithmetic.runs import Run
+from opsd_eval.arithmetic.sides import Scanner
 from opsd_eval.arithmetic.tokens import plain
 
 MAX_LINKS = 5000
@@ -143,7 +144,8 @@ def _read_signs(text: str, rounded: Mapping[str, Number]) -> list[Link]:
             continue
         continues = index + 1 < len(signs) and right is not None and right is lefts[index + 1]
         approximate = sign.group() in ("\u2248", "\\approx", "\\simeq")
-        ruling = judge(left, right, Context(text, approximate, continues), rounded)
+        continued = index > 0 and left is not None and left is rights[index - 1]
+        ruling = judge(left, right, Context(text, approximate, continues, continued), rounded)
         if is_word and right and ruling.verdict == INVALID and _is_comparison(text, right):
             continue
         at = sign.end() - len(sign.group().lstrip())
@@ -212,7 +214,8 @@ def _tail(text: str, start: int, end: int, *, after: str) -> Run | None:
         start, after = end - _REACH, "cut"
     at = max(text.rfind(mark, start, end - 1) for mark in _CLAUSE_ENDS)
     if at >= start and not text[at + 1 : end].isspace():
-        start, after = at + 1, "break"
+        after = "cut" if text[at] == "\n" and UNFINISHED.search(text, max(start, at - 12), at + 1) else "break"
+        start = at + 1
     runs = Scanner(text, start, end, after=after).scan()
     if not runs:
         return None
@@ -221,12 +224,10 @@ def _tail(text: str, start: int, end: int, *, after: str) -> Run | None:
 
 
 def _with_annotations(block: str, links: list[Link]) -> list[Link]:
-    """Add the calculator annotations (``<<9*3=27>>``) that no equation written around them covers."""
+    """Add the calculator annotations (``<<9*3=27>>``) that are wrong, or that no equation around them covers."""
     for match in _ANNOTATION.finditer(block):
-        covered = any(
-            link.start <= match.start() <= link.end and link.verdict != UNCHECKED
-            for link in links
-        )  # fmt: skip
-        if not covered:
-            links.extend(_moved(link, match.start(1)) for link in _links(match.group(1)))
+        around = {link.verdict for link in links if link.start <= match.start() <= link.end} - {UNCHECKED}
+        inside = _links(match.group(1))
+        if not around or (around == {VALID} and any(link.verdict == INVALID for link in inside)):
+            links.extend(_moved(link, match.start(1)) for link in inside)
     return sorted(links, key=lambda link: link.at)

@@ -161,13 +161,18 @@ class Expression:
 
     def _tight(self, value: Number) -> Number:
         while True:
-            if self._kind() in ("(", "f", "r"):
-                value = _bounded(lower(value * self._power()))
-            elif self._is_tight_slash():
+            value = self._beside(value)
+            if self._is_tight_slash():
                 self.at += 1
-                value = divide(value, self._power())
+                value = divide(value, self._beside(self._power()))
             else:
                 return value
+
+    def _beside(self, value: Number) -> Number:
+        """A factor and those written beside it without a sign."""
+        while self._kind() in ("(", "f", "r"):
+            value = _bounded(lower(value * self._power()))
+        return value
 
     def _is_tight_slash(self) -> bool:
         if self._kind() != "o" or self._kind(1) != "n" or self.at + 1 >= len(self.pieces):

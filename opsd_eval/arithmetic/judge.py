@@ -7,6 +7,7 @@ and where the text leaves room for doubt (*unchecked*). Only what survives is *i
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
@@ -24,7 +25,7 @@ from opsd_eval.arithmetic.evaluate import (
     lower,
     number,
 )
-from opsd_eval.arithmetic.sides import Run
+from opsd_eval.arithmetic.runs import Run
 from opsd_eval.arithmetic.units import may_convert
 
 VALID, INVALID, UNCHECKED, RECOVERED = "valid", "invalid", "unchecked", "recovered"
@@ -38,35 +39,47 @@ _REPEATING = re.compile(r"\.\d{0,2}(?:3{2,}|6{2,}7?|6+7|1{3,})$|\.\d{5,}$")
 NOTHING: Mapping[str, Number] = MappingProxyType({})
 
 _DENIED_AFTER = re.compile(
-    r"[^\n.;]{0,12}?(?:\?|\b(?:is|was|are|be|gives|yields|to)\s+(?:an?\s+)?(?:not|false|wrong|incorrect|impossible"
+    r"[^\n.;]{0,12}?(?:[?\u2717\u2718\u274c]|\b(?:is|was|are|be|gives|yields|to)\s+(?:an?\s+)?(?:not|false|wrong|incorrect|impossible"
     r"|absurd|contradiction|nonsense)\b|\bisn't\b|\bfails?\b"
     r"|\bcannot\b|\bdoes(?:n't| not)\b|\bremainder\b|\brem\b|\b[rR]\s?\d|\bwith\s+(?:a\s+)?remainder)"
 )
 _DENIED_BEFORE = re.compile(
-    r"(?:\b(?:if|suppose|supposing|assume|assuming|pretend|claim|claims|whether|contradiction|not|isn't|wrong|mistaken"
-    r"|error|incorrectly|wrongly|(?:can't|cannot|couldn't) be)\b(?:\s+that)?"
-    r"|\b(?:than|twice|thrice|double|triple|half|third|quarter|squared?|cubed?"
+    r"(?:(?:\b(?:if|suppose|supposing|assume|assuming|pretend|claim|claims|whether|contradict\w*|not|isn't|wrong|mistaken"
+    r"|error|incorrectly|wrongly|(?:can't|cannot|couldn't) be"
+    r"|not (?:true|possible|right|correct|the case))\b(?:\s+that)?\s*[:,]?)"
+    r"|(?:\b(?:than|twice|thrice|double|triple|half|squared?|cubed?"
     r"|minus|plus|times|modulo|mod|percent)\b(?:\s+of)?(?:\s+the)?|\b(?:half|third|quarter|fifth|sixth|eighth|tenth"
     r"|thirds|quarters|fifths)\s+of|\b(?:add|adding|added|subtract|subtracting)\b[^.\n]{0,20}\b(?:to|from)"
-    r"|\bmultipl\w+\b[^.\n]{0,20}\bby|\bdivid\w+\b[^.\n]{0,20}\bby)\s*[:,$(\\]{0,3}\s*$",
+    r"|\bmultipl\w+\b[^.\n]{0,20}\bby|\bdivid\w+\b[^.\n]{0,20}\bby"
+    r"|\b(?:remainder|quotient) (?:when|of|if|from|after)\b[^.=\n]{0,30}))\s*[$(\\]{0,3}\s*$",
     re.IGNORECASE,
 )
 _LABELS = (
     "step day part question problem case week month year row equation example number no option round line section "
     "chapter figure table item stage phase night hour level game match grade page room gate player team"
 )
+_CLOCK = frozenset(("am", "pm", "o'clock"))
+_LEFT_OVER = re.compile(r"[^\n.;]{0,30}?\b(?:left[ -]?over|with (?:a )?\d+ (?:\w+ )?(?:left|remaining|over|extra)\b)")
+_SCALES = frozenset(["dozen", "hundred", "thousand", "million", "billion"])
+_COINS = frozenset(["cent", "cents", "penny", "pennies", "dime", "dimes", "nickel", "nickels", "quarter", "quarters"])
+_MONEY = re.compile(r"[$\u20ac\xa3]|dollar|euro|pound")
 _LABEL = frozenset(_LABELS.split())
 _OTHER_BASE = re.compile(r"\b(?:binary|hexadecimal|hex|octal|base[- ](?:\d+|two|three|eight|sixteen))\b", re.IGNORECASE)
 _MODULAR = re.compile(r"\\?[pb]?mod(?![a-z])|≡|\bmodulo\b|\bclock\b", re.IGNORECASE)
+_CLAUSE_END = re.compile(r"[,.;]\s|\n\n")
 _ABOUT = re.compile(r"round|approx|about|nearest|roughly|truncat|floor|ceil|whole|at (?:least|most)", re.IGNORECASE)
 
 
 class Context(NamedTuple):
-    """The block an equation stands in, whether its sign is ≈, and whether its right side is the next one's left."""
+    """The block an equation stands in, whether its sign is ≈, and what it shares with its neighbours in a chain.
+
+    ``continues``: its right side is the next one's left; ``continued``: its left side is the right of the one before.
+    """
 
     text: str
     approximate: bool = False
     continues: bool = False
+    continued: bool = False
 
 
 class Ruling(NamedTuple):
@@ -207,6 +220,8 @@ def _variants(left: Run, right: Run, context: Context) -> Iterator[tuple[Run, Ru
     if left.lead in _LABEL and len(left.pieces) > 2 and left.pieces[1][1] in "+-":
         yield left.with_pieces(left.pieces[2:]), right
         yield left.with_pieces(left.pieces[1:]), right
+    if (shorter := _without_echoes(left.pieces)) is not None:
+        yield left.with_pieces(shorter), right
     if right.pieces[-1][0] == "!":  # the end of a sentence
         yield left, right.with_pieces(right.pieces[:-1])
     kinds = [p[0] for p in left.pieces]
@@ -223,6 +238,22 @@ def _variants(left: Run, right: Run, context: Context) -> Iterator[tuple[Run, Ru
             if right.pieces[cut][0] == "o" and right.pieces[cut - 1][0] in "n)%":
                 yield left, right.with_pieces(right.pieces[:cut])
                 break
+
+
+def _without_echoes(pieces: list[Piece]) -> list[Piece] | None:
+    """An expression without the brackets that say again what stands before them ("36 (12 * 3) + 16 (8 * 2)")."""
+    kept: list[Piece] = []
+    at = 0
+    while at < len(pieces):
+        kept.append(pieces[at])
+        following = pieces[at + 1 : at + 2]
+        if pieces[at][0] == "n" and following and following[0][0] == "(" and following[0][2]:
+            end = next((i for i in range(at + 2, len(pieces)) if pieces[i][0] == ")"), at)
+            inside = _value(pieces[at + 2 : end], PLAIN) if end > at + 3 else None
+            if inside is not None and inside[0] == number(pieces[at][1]):
+                at = end
+        at += 1
+    return kept if len(kept) < len(pieces) else None
 
 
 def _explained_by_rounding(left: Run, right: Run, shown: Number, rounded: Mapping[str, Number]) -> bool:
@@ -283,7 +314,8 @@ def _spread(pieces: list[Piece], loose: list[int]) -> list[Number]:
 
 def _doubtful(left: Run, right: Run, a: Number, b: Number, context: Context) -> bool:
     """Whether a mismatch may be something other than an error."""
-    if left.is_literal and (right.is_literal or left.lead or left.units or left.tainted):
+    named = bool(left.lead or left.units or left.tainted)
+    if left.is_literal and (named or (right.is_literal and not (context.continued and right.has_percent))):
         return True
     if set(left.letters) != set(right.letters) and set(left.letters) | set(right.letters) - set("mgs"):
         return True
@@ -291,12 +323,47 @@ def _doubtful(left: Run, right: Run, a: Number, b: Number, context: Context) -> 
     if may_convert((*left.units, *right.units), a, b, additive=additive):
         return True
     text = context.text
+    if _CLOCK & {*left.units, *right.units} or _is_other_kind(left, right, a, b, text):
+        return True
+    if additive and _counts_unlike(left, right, text):
+        return True
     after, before = text[right.end : right.end + 40], text[max(0, left.start - 48) : left.start]
     if not context.continues and _DENIED_AFTER.match(after):
         return True
-    if _DENIED_BEFORE.search(before) or _MODULAR.search(text, left.start, min(len(text), right.end + 16)):
+    if _DENIED_BEFORE.search(before) or _MODULAR.search(text, left.start, _clause_end(text, right.end)):
         return True
     if re.match(r"[ \u00a0]\d{3}(?!\d)", after) or _OTHER_BASE.search(text):
         return True
     near = text[max(0, left.start - 30) : right.end + 40]
-    return bool(abs(a - b) <= 1 and _ABOUT.search(near))
+    places = len(_text_of(right).partition(".")[2]) if right.is_literal else 0
+    return bool(abs(a - b) <= Fraction(1, 10**places) and _ABOUT.search(near))
+
+
+def _clause_end(text: str, start: int, reach: int = 16) -> int:
+    """Where the clause that an equation stands in ends, at most ``reach`` characters after it."""
+    stop = _CLAUSE_END.search(text, start, start + reach)
+    return min(len(text), start + reach) if stop is None else stop.start()
+
+
+def _counts_unlike(left: Run, right: Run, text: str) -> bool:
+    """Whether some of the terms are counted in another size than others: 2 million + 500,000, $3 + 50 cents."""
+    units = (*left.units, *right.units)
+    terms = sum(p[0] == "n" for p in (*left.pieces, *right.pieces))
+    coins = sum(unit in _COINS for unit in units)
+    if 0 < coins < terms and _MONEY.search(text, max(0, left.start - 1), right.end):
+        return True
+    return 0 < sum(unit in _SCALES for unit in units) < terms
+
+
+def _is_other_kind(left: Run, right: Run, a: Number, b: Number, text: str) -> bool:
+    """Whether the sign may say something else than equality of numbers.
+
+    A quotient whose remainder is told apart ("20 / 6 = 3 with 2 left over"), a share ("4 of 5 is 80%"), or things that
+    are counted on the left and priced on the right ("2 pens + 3 pencils = 2 * 1.5 + 3 * 0.5").
+    """
+    if isinstance(a, Fraction) and b == math.floor(a) and _LEFT_OVER.match(text, right.end):
+        return True
+    signs = {p[1] for p in left.pieces if p[0] == "o"}
+    if right.has_percent and signs == {"*"} and not left.has_percent and " of " in text[left.start : left.end]:
+        return True
+    return signs == {"+"} and len(set(left.units)) > 1 and any(p[1] in ("*", "(") for p in right.pieces)

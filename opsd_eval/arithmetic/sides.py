@@ -8,7 +8,8 @@ call, an operator whose other operand is a word.
 
 from __future__ import annotations
 
-from opsd_eval.arithmetic.evaluate import Piece, vulgar
+from opsd_eval.arithmetic.evaluate import vulgar
+from opsd_eval.arithmetic.runs import Run
 from opsd_eval.arithmetic.tokens import SUPERSCRIPTS, Token, tokenise
 from opsd_eval.arithmetic.units import DIMENSION, UNIT_LETTERS
 
@@ -17,46 +18,10 @@ MAX_WORDS = 8
 _OPERANDS = "n(fr"
 _WORD_OPERATORS = {"x": "*", "X": "*", "times": "*", "plus": "+", "minus": "-", "of": "*", "by": ""}
 _TWO_WORDS = {"multiplied": "*", "divided": "/"}
+#: Words after which something new is said: the number before them is no longer what a sign is about.
+_JOINTS = frozenset(["and", "or", "so", "then", "but", "because", "since", "while", "where", "when"])
+_FUNCTIONS = frozenset(["sin", "cos", "tan", "cot", "csc", "log", "ln", "lg", "lim", "gcd", "lcm", "exp", "det"])
 _MULTIPLY = ("*", "\\times", "\\cdot", "\\ast", "\\*")
-
-
-class Run:
-    """One expression: what it says (``pieces``), where it stands, and what makes it doubtful.
-
-    ``end`` is the end of its last piece, ``stop`` that of the unit words after it. ``first``/``last``: it touches the
-    sign before/after it. ``tainted``: an unreadable operand stands before it. ``dangling``: an operator without a
-    readable operand follows. ``cuts``: places where it may well end earlier. ``lead``: the word right before it.
-    """
-
-    __slots__ = ("bullet", "cuts", "dangling", "ellipsis", "end", "first", "last", "lead", "letters", "pieces", "start",
-                 "stop", "tainted", "units")  # fmt: skip
-
-    def __init__(self, start: int, *, first: bool = False, tainted: bool = False, bullet: bool = False, lead: str = ""):
-        self.start = self.end = self.stop = start
-        self.first, self.tainted, self.bullet, self.lead = first, tainted, bullet, lead
-        self.last = self.dangling = self.ellipsis = False
-        self.pieces: list[Piece] = []
-        self.units: list[str] = []
-        self.letters: list[str] = []
-        self.cuts: list[int] = []
-
-    def with_pieces(self, pieces: list[Piece]) -> Run:
-        """The same run saying something else."""
-        other = Run(self.start, first=self.first, lead=self.lead)
-        other.end, other.stop, other.ellipsis, other.pieces = self.end, self.stop, self.ellipsis, pieces
-        return other
-
-    @property
-    def is_literal(self) -> bool:
-        """Whether it is a single number, perhaps signed, bracketed, or with a percent sign: nothing was computed."""
-        kinds = [kind for kind, _, _ in self.pieces]
-        computed = any(kind == "o" and at and kinds[at - 1] != "(" for at, kind in enumerate(kinds))
-        return kinds.count("n") == 1 and not computed and not set(kinds) & set("fr!^")
-
-    @property
-    def has_percent(self) -> bool:
-        """Whether a percent sign occurs in it."""
-        return any(kind == "%" for kind, _, _ in self.pieces)
 
 
 class Scanner:
@@ -183,18 +148,22 @@ class Scanner:
                 return
             self._begin(token)
         elif kind in "nfr" or token.text == "sqrt" or self._is_half(token):
+            if kind == "n" and before is not None and before.kind == "w" and before.end == token.start:
+                self.tainted = self.tainted or before.text[-1].isascii()  # log2, x3
             self._begin(token)
         elif kind == "o":
             self._leading_operator(token, before)
         elif kind in "%!^x":
             self.tainted = True
         elif kind in "wb":
-            self.tainted = False
+            self.tainted = token.text == "\n" and before is not None and before.kind == "o"  # goes on in the next line
 
     def _leading_operator(self, token: Token, before: Token | None) -> None:
         after = self._ahead()
         attached = after is not None and after.start == token.end and self.text[token.end] not in " \t"
         at_edge = before is None or before.kind in "b("
+        if before is not None and before.text == "\\\\":
+            self.tainted = True  # a display that goes on in its next line
         if token.text in _MULTIPLY or token.text == "**":
             self.tainted = self.tainted or not (at_edge or (before is not None and before.kind == "w" and attached))
             return
@@ -233,7 +202,7 @@ class Scanner:
         else:
             self._finish(dangling=True)
             self._outside(token)
-            self.tainted = kind != "b"
+            self.tainted = kind != "b" or token.text == "\n"
 
     def _after_operand(self, token: Token) -> None:
         kind = token.kind
@@ -242,7 +211,8 @@ class Scanner:
         elif kind == "w":
             self._word(token)
         elif kind in _OPERANDS:
-            self._side_by_side(token)
+            if not (kind == "(" and self._skip_remark()):
+                self._side_by_side(token)
         elif kind == ")":
             if self.open:
                 self.open.pop()
@@ -320,13 +290,18 @@ class Scanner:
             self.need, self.words = True, 0
             return
         attached = before is not None and before.end == token.start and before.kind in "n)"
+        greek = len(text) == 1 and "\u0370" <= text <= "\u03ff"
+        if not self.open and (text.lower() in _JOINTS or text.lower() in _FUNCTIONS or (greek and not attached)):
+            self._finish()
+            self.tainted = text.lower() not in _JOINTS
+            return
         single = len(text) == 1 and text.isascii()
         is_letter = single and (attached or after is None or after.kind in "o^(") and text not in UNIT_LETTERS
         is_product = attached and text.isascii() and len(text) == 2 and text.lower() not in DIMENSION
         if is_letter or is_product:
             self._drop()
             return
-        if single and text in UNIT_LETTERS:
+        if single and text in UNIT_LETTERS and (attached or not any(unit[1:] for unit in self.run.units)):
             self.run.letters.append(text)
         self.run.units.append(text.lower())
         self.run.stop = token.end
@@ -341,7 +316,14 @@ class Scanner:
             return False
         if after.kind == "o" and (then is None or then.start > after.end):
             return False
+        if after.kind == "o" and len(text) == 1 and not self._is_spaced(after):
+            return False  # 2x+3, 2x -3
         return text.lower() != "of" or not self.words
+
+    def _is_spaced(self, after: Token) -> bool:
+        """Whether the token at hand has a space on either side."""
+        before, token = self._before(), self.tokens[self.at]
+        return before is not None and before.end < token.start and token.end < after.start
 
     def _side_by_side(self, token: Token) -> None:
         """An operand right after an operand: a product, a mixed number, or the start of something else."""
@@ -351,6 +333,9 @@ class Scanner:
         attached = before.end == token.start
         if self.words:
             starts_new = True
+        elif token.kind == "n" and before.kind == "!" and attached:
+            self.run.pieces.append(("o", "*", False))  # 2!4!
+            starts_new = False
         elif token.kind == "n":
             starts_new = not self._is_mixed(token)
         elif token.kind == "(":
@@ -366,10 +351,22 @@ class Scanner:
         if self.open:
             self._drop()
             return
-        near = token.kind == before.kind == "n" and not self.words
+        near = token.kind == "n" and before.kind in "n)" and not self.words
         self._finish()
         self.tainted = near
         self._outside(token)
+
+    def _skip_remark(self) -> bool:
+        """Pass over a bracket that holds words only: "5 (from Tom) + 7 (from Ann)"."""
+        places = 1
+        while (token := self._ahead(places)) is not None and token.kind == "w" and places <= MAX_WORDS:
+            places += 1
+        if places == 1 or token is None or token.kind != ")":
+            return False
+        self.at, self.words = self.at + places, self.words + 1
+        assert self.run is not None
+        self.run.units.append("")
+        return True
 
     def _is_mixed(self, token: Token) -> bool:
         before, slash, bottom = self._before(), self._ahead(), self._ahead(2)

@@ -33,19 +33,19 @@ _PATTERN = re.compile(
    |(?P<n>(?:\d{1,3}(?:(?:,|\{,\}|\\,)\d{3})+(?!\d)|\d+)(?:\.\d+)?(?:[eE][+-]?\d{1,3}(?!\w))?|\.\d+)
    |(?P<raised>[\u2070\u00b9\u00b2\u00b3\u2074-\u2079]+)
    |(?P<vulgar>[\xbc-\xbe\u2150-\u215e])
-   |(?P<w>[^\W\d_]+(?:'[a-z]{1,2}\b)?)
+   |(?P<w>[^\W\d_\xb2\xb3\xb9\u2070-\u209c]+(?:'[a-z]{1,2}\b)?)
    |(?P<degree>\^?\{?\\circ\}?|\N{DEGREE SIGN})
    |(?P<o>\*\*|\\\*|[-+*/^\u00f7]|\\(?:times|cdot|div|ast)(?![A-Za-z]))
    |(?P<open>[(\[{])
    |(?P<close>[)\]}])
    |(?P<p>\\?%)
    |(?P<dots>\.{2,}|\u2026|\\[lcd]?dots(?![A-Za-z]))
-   |(?P<bang>!(?=\s*(?:[-+*/^)\u00f7]|\Z)))
+   |(?P<bang>!(?=\s*(?:[-+*/^)}\u00f7]|\\(?:times|cdot|div)|\Z)|\d))
    |(?P<text>\\(?:text(?:bf|it|rm)?|math(?:rm|bf|it)|mbox|operatorname)\s?\{[^{}\n]{0,200}\})
    |(?P<f>\\[dtc]?frac(?![A-Za-z]))
    |(?P<r>\\sqrt(?![A-Za-z]|\s?\[)|\u221a)
    |(?P<b>\\\\|\n|\\(?:leq?|geq?|neq?|lt|gt|implies|Rightarrow|Longrightarrow|iff|to|rightarrow|therefore|item)(?![A-Za-z])
-      |\\(?:begin|end)\{\w{1,20}\*?\}|[.,;:?!|<>"\#'\u2014\u2022\u2192\u21d2\u2260\u2261\u2264\u2265\u27f9\u3001\u3002]
+      |\\(?:begin|end)\{\w{1,20}\*?\}|[.,;:?!|<>"\#'\u2014\u2022\u2192\u21d2\u21d4\u2234\u2235\u2260\u2261\u2264\u2265\u27f9\u3001\u3002]
       |[\u201c\u201d\uff01\uff0c\uff1a\uff1b\uff1f\u2500-\u27bf\U0001f300-\U0001faff])
    |(?P<end>\Z)
    |(?P<x>\\[A-Za-z]+|.)
@@ -64,9 +64,15 @@ class Token(NamedTuple):
     end: int
 
 
+#: The asterisks of bold type (a power has the same spacing on both sides).
+_BOLD = re.compile(r"(?<![\w)*])\*\*(?=[^\s*])|(?<=[^\s*])\*\*(?![\w(*])")
+
+
 def plain(text: str) -> str:
-    """The text with look-alike signs replaced by ASCII ones; the length stays the same."""
-    return text if text.isascii() else text.translate(_SAME)
+    """The text with look-alike signs replaced by ASCII ones and bold type taken off; the length stays the same."""
+    if not text.isascii():
+        text = text.translate(_SAME)
+    return _BOLD.sub("  ", text) if "**" in text else text
 
 
 def tokenise(text: str, start: int, end: int) -> list[Token]:
