@@ -24,7 +24,9 @@ from opsd_train.scoring import completion_hidden
 from opsd_train.targets import normalise
 
 ROLES = ("teacher", "reference", "base")
-CLASSES = ("marker", "number", "other")
+CLASSES = ("marker", "operator", "number", "answer", "other")
+QUARTERS = ("first", "second", "third", "last")  # of a completion
+OPERATORS = frozenset("+-*/=×÷−·<>")
 
 
 def within_budget(rollouts: Sequence[Rollout], tokens: int) -> list[Rollout]:
@@ -38,7 +40,8 @@ def within_budget(rollouts: Sequence[Rollout], tokens: int) -> list[Rollout]:
     return kept
 
 
-Found = dict[str, Tensor]  # per-token values (N,) by name, on the CPU, and "class": index into CLASSES
+# Per-token values (N,) by name, on the CPU; "class" and "quarter" index CLASSES and QUARTERS.
+Found = dict[str, Tensor]
 
 
 @torch.no_grad()
@@ -52,7 +55,9 @@ def decompose(policy: Policy, rollouts: Sequence[Rollout], *, method: Method, mi
         batch = frozen_batch(policy, few, ROLES)
         values = policy.run(lambda model, batch=batch: _values(policy, model, batch, method))
         kinds = [kind for r in few for kind in token_classes(policy.tokenizer, r.completion_ids)]
-        parts.append({name: value.cpu() for name, value in values.items()} | {"class": torch.tensor(kinds)})
+        places = [4 * at // len(r.completion_ids) for r in few for at in range(len(r.completion_ids))]
+        groups = {"class": torch.tensor(kinds), "quarter": torch.tensor(places)}
+        parts.append({name: value.cpu() for name, value in values.items()} | groups)
     policy.model.train(was_training)
     return _joined(parts)
 
@@ -64,24 +69,41 @@ def _values(policy: Policy, model: nn.Module, batch: Batch, method: Method) -> F
 
 
 def pool(parts: Sequence[Found]) -> dict[str, float]:
-    """Means over the tokens of all processes; ``kl_from_base[marker]`` is the mean over one class of tokens."""
+    """Means over the tokens of all processes; ``kl_from_base[marker]`` is the mean over one class of tokens.
+
+    ``kl_from_base[first]`` is that over the first quarter of each completion.
+    """
     found = _joined(parts)
-    classes = found.pop("class", None)
-    return summarise(found, classes=classes, names=CLASSES)
+    classes, quarters = found.pop("class", None), found.pop("quarter", None)
+    return summarise(found, classes=classes, names=CLASSES) | summarise(found, classes=quarters, names=QUARTERS)
 
 
 def _joined(parts: Sequence[Found]) -> Found:
-    parts = [part for part in parts if len(part) > 1]
+    parts = [part for part in parts if len(part) > 2]
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]} if parts else {}
 
 
 def token_classes(tokenizer: Any, ids: Sequence[int]) -> list[int]:
-    """Index into :data:`CLASSES` of each token: a published marker word, a token with a digit, anything else."""
-    kinds = []
+    """Index into :data:`CLASSES` of each token.
+
+    ``answer`` is everything inside a boxed answer; outside it a published marker word, an operator, a token with a
+    digit, anything else.
+    """
+    kinds, boxed = [], False
     for token in tokenizer.batch_decode([[i] for i in ids]):
         word = token.strip().lower()
-        kinds.append(0 if word in KIM_WORDS else 1 if any(c.isdigit() for c in word) else 2)
-    return kinds
+        boxed = boxed and "}" not in word
+        kinds.append("answer" if boxed else _outside(word))
+        boxed = boxed or "boxed" in word
+    return [CLASSES.index(kind) for kind in kinds]
+
+
+def _outside(word: str) -> str:
+    if word in KIM_WORDS:
+        return "marker"
+    if word and OPERATORS.issuperset(word):
+        return "operator"
+    return "number" if any(c.isdigit() for c in word) else "other"
 
 
 @torch.no_grad()

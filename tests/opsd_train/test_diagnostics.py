@@ -129,3 +129,16 @@ def test_means_by_class_of_token():
     summary = summarise(values, classes=torch.tensor([0, 0, 1, 1, -1]), names=("marker", "digit", "other"))
     assert summary["x"] == 3.25 and summary["x_nan"] == 1
     assert summary["x[marker]"] == 1.5 and summary["x[digit]"] == 3.0 and math.isnan(summary["x[other]"])
+
+
+def test_tokens_are_classed_by_what_they_are_and_the_boxed_answer_by_where_it_is():
+    from opsd_eval.testbed.vocabulary import build_tokenizer
+    from opsd_train.diagnosis import CLASSES, token_classes
+
+    tokenizer = build_tokenizer()
+    text = "maybe 68 check 1 + 1 = 2 ; was 68 wait \\boxed{4} 5"
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    assert [CLASSES[kind] for kind in token_classes(tokenizer, ids)] == [
+        "marker", "number", "marker", "number", "operator", "number", "operator", "number", "other", "other", "number",
+        "marker", "other", "answer", "other", "number",
+    ]  # fmt: skip
