@@ -165,7 +165,8 @@ def _list(_args: argparse.Namespace) -> int:
     from opsd_train.weighting import WEIGHTINGS
 
     def first_line(item: Any) -> str:
-        return (item.__doc__ or "").strip().splitlines()[0].partition(" Source:")[0]
+        text = item if isinstance(item, str) else item.__doc__ or ""
+        return text.strip().splitlines()[0].partition(" Source:")[0]
 
     sections = {
         f"recipes (published ones also as NAME{ONE_GPU})": {
@@ -174,7 +175,7 @@ def _list(_args: argparse.Namespace) -> int:
         "targets (--method.target)": {
             name: f"{first_line(t.combine)} needs {', '.join(sorted(t.needs))}" for name, t in TARGETS.items()
         },
-        "contexts (--method.context)": {name: first_line(c.teacher_reference) for name, c in CONTEXTS.items()},
+        "contexts (--method.context)": {name: first_line(c.doc) for name, c in CONTEXTS.items()},
         "divergences (--method.divergence)": {name: first_line(f) for name, f in DIVERGENCES.items()},
         "weightings (--method.weighting)": {name: first_line(f) for name, f in WEIGHTINGS.items()},
         "clips (--method.clip)": dict.fromkeys(CLIPS, ""),

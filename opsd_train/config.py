@@ -297,8 +297,14 @@ def _validate_names(method: MethodConfig) -> None:
     from opsd_train.targets import TARGETS
     from opsd_train.weighting import WEIGHTINGS
 
-    lookup("target", method.target, TARGETS)
-    lookup("context", method.context, CONTEXTS)
+    needs = lookup("target", method.target, TARGETS).needs | {"student"}
+    roles = lookup("context", method.context, CONTEXTS).roles
+    if lacking := sorted(needs - set(roles)):
+        able = [name for name, context in CONTEXTS.items() if needs <= set(context.roles)]
+        raise ValueError(
+            f"target {method.target!r} needs the roles {lacking}, for which context {method.context!r} has no text; "
+            f"pass --method.context {' or '.join(able)}"
+        )
     lookup("divergence", method.divergence, DIVERGENCES)
     lookup("weighting", method.weighting, WEIGHTINGS)
 

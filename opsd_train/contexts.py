@@ -11,13 +11,17 @@
 | reference | reference | no |
 | base | exactly the student's ids | no |
 
+| wrong_hint | problem, another problem's reference (only in contexts that ask for it) | no |
+
 A *context* decides what stands where the reference solution goes; a *role* decides what surrounds it. Adding either
-is a function and a line in ``CONTEXTS`` or ``ROLE_TEXTS``.
+is a function and a line in ``CONTEXTS`` or ``ROLE_TEXTS``. A context may also put a question, or what is left of one,
+before the reference-only teacher's reference, and may ask for a role beyond the four.
 """
 
 from __future__ import annotations
 
 import hashlib
+import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -79,6 +83,7 @@ ROLE_TEXTS: dict[str, RoleText] = {
     "base": question_only_text,
 }
 ROLES = tuple(ROLE_TEXTS)
+WRONG_HINT = "wrong_hint"
 
 # --- what stands where the reference goes -------------------------------------------------------------------
 
@@ -87,11 +92,29 @@ Pick = Callable[[Problem, Sequence[Problem], int], str | None]
 
 @dataclass(frozen=True)
 class Context:
-    """A named choice of privileged text; ``teacher_reference(problem, pool, seed)`` is None where there is none."""
+    """A named choice of privileged text; ``teacher_reference(problem, pool, seed)`` is None where there is none.
+
+    ``reference_question``: what the reference-only teacher reads in the question's place, in the teacher's wording;
+    None: nothing, in its own wording. ``wrong_reference``: what the ``wrong_hint`` role reads; None: no such role.
+    ``about``: the function that documents the context, where that is not ``teacher_reference``.
+    """
 
     name: str
     teacher_reference: Pick
     lacks: str
+    reference_question: Pick | None = None
+    wrong_reference: Pick | None = None
+    about: Pick | None = None
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """The roles that have a prompt under this context."""
+        return ROLES if self.wrong_reference is None else (*ROLES, WRONG_HINT)
+
+    @property
+    def doc(self) -> str:
+        """What the context is, and its source."""
+        return (self.about or self.teacher_reference).__doc__ or ""
 
 
 def own_reference(problem: Problem, pool: Sequence[Problem], seed: int) -> str | None:
@@ -105,6 +128,11 @@ def other_reference(problem: Problem, pool: Sequence[Problem], seed: int) -> str
     A hash picks a place in the pool; from there the first problem with another id and another reference text.
     Source: the control of arXiv 2608.09228. Differs: the choice of the other problem is ours.
     """
+    other = _another(problem, pool, seed)
+    return None if other is None else other.reference
+
+
+def _another(problem: Problem, pool: Sequence[Problem], seed: int) -> Problem | None:
     if not pool:
         return None
     digest = hashlib.sha256(f"{seed}\0{problem.problem_id}".encode("utf-8", "surrogatepass")).digest()
@@ -112,7 +140,7 @@ def other_reference(problem: Problem, pool: Sequence[Problem], seed: int) -> str
     for step in range(len(pool)):
         other = pool[(start + step) % len(pool)]
         if other.reference and other.problem_id != problem.problem_id and other.reference != problem.reference:
-            return other.reference
+            return other
     return None
 
 
@@ -126,12 +154,62 @@ def empty_reference(problem: Problem, pool: Sequence[Problem], seed: int) -> str
     return ""
 
 
+def empty_question(problem: Problem, pool: Sequence[Problem], seed: int) -> str | None:
+    """Control: the reference-only teacher keeps the sentence that mentions a problem, around an empty question.
+
+    On the testbed, whose privileged wording has no sentence, the same as ``reference``.
+    Source: ours, wording control for arXiv 2607.02234. Differs: there the wording is not published.
+    """
+    return ""
+
+
+def shuffled_question(problem: Problem, pool: Sequence[Problem], seed: int) -> str | None:
+    """Control: the reference-only teacher also reads the question's words, in an order fixed by (seed, problem_id).
+
+    Source: ours, wording control for arXiv 2607.02234. Differs: reads the question's words, not nothing.
+    """
+    words = problem.question.split()
+    random.Random(f"{seed}/{problem.problem_id}").shuffle(words)
+    return " ".join(words)
+
+
+def other_question(problem: Problem, pool: Sequence[Problem], seed: int) -> str | None:
+    """Control: the reference-only teacher reads another problem's question before this problem's reference.
+
+    Source: ours, wording control for arXiv 2607.02234. Differs: reads a question that is not this one.
+    """
+    other = _another(problem, pool, seed)
+    return None if other is None else other.question
+
+
+def right_and_wrong(problem: Problem, pool: Sequence[Problem], seed: int) -> str | None:
+    """The problem's own reference, and for the role ``wrong_hint`` that of another problem.
+
+    Source: the right-hint and wrong-hint teachers of arXiv 2606.11709. Differs: another problem's reference stands
+    for a wrong hint.
+    """
+    return own_reference(problem, pool, seed)
+
+
 CONTEXTS: dict[str, Context] = {
     "reference": Context("reference", own_reference, "a reference solution"),
     "other_reference": Context("other_reference", other_reference, "another problem with a different reference"),
     "answer_only": Context("answer_only", answer_only, "an answer"),
     "empty_reference": Context("empty_reference", empty_reference, "nothing"),
-}
+    "empty_question": Context(
+        "empty_question", own_reference, "a reference solution", reference_question=empty_question, about=empty_question
+    ),
+    "shuffled_question": Context(
+        "shuffled_question", own_reference, "a reference solution", reference_question=shuffled_question,
+        about=shuffled_question,
+    ),
+    "other_question": Context(
+        "other_question", own_reference, "a reference solution", reference_question=other_question, about=other_question
+    ),
+    "right_and_wrong": Context(
+        "right_and_wrong", right_and_wrong, "a reference solution", wrong_reference=other_reference
+    ),
+}  # fmt: skip
 
 
 def require_references(
@@ -140,7 +218,8 @@ def require_references(
     """Raise ``ValueError`` naming every problem the context has no text for. Call it before any compute."""
     found = lookup("context", context, CONTEXTS)
     pool = problems if pool is None else pool
-    missing = [p.problem_id for p in problems if found.teacher_reference(p, pool, seed) is None]
+    picks = [found.teacher_reference, *(p for p in (found.reference_question, found.wrong_reference) if p is not None)]
+    missing = [p.problem_id for p in problems if any(pick(p, pool, seed) is None for pick in picks)]
     if missing:
         shown = ", ".join(missing[:10]) + (f" and {len(missing) - 10} more" if len(missing) > 10 else "")
         raise ValueError(
@@ -155,9 +234,16 @@ def require_references(
 def role_texts(problem: Problem, *, context: str, pool: Sequence[Problem], seed: int) -> dict[str, str]:
     """The user's message of every role, before the chat template; base has exactly the student's."""
     require_references([problem], context, pool=pool, seed=seed)
-    reference = CONTEXTS[context].teacher_reference(problem, pool, seed) or ""
+    chosen = CONTEXTS[context]
+    reference = chosen.teacher_reference(problem, pool, seed) or ""
     wording = WORDINGS[style_of(problem).name]
     bodies = {role: text(problem.question, reference, wording) for role, text in ROLE_TEXTS.items()}
+    if chosen.reference_question is not None:
+        question = chosen.reference_question(problem, pool, seed) or ""
+        bodies["reference"] = teacher_text(question, reference, wording)
+    if chosen.wrong_reference is not None:
+        wrong = chosen.wrong_reference(problem, pool, seed) or ""
+        bodies[WRONG_HINT] = teacher_text(problem.question, wrong, wording)
     return {role: question_text(replace(problem, question=body)) for role, body in bodies.items()}
 
 
@@ -177,6 +263,7 @@ def role_prompts(
     """
     check_thinking(tokenizer, thinking)
     texts = role_texts(problem, context=context, pool=pool, seed=seed)
+    thinking = {WRONG_HINT: thinking.get("teacher"), **thinking}
     prompts = {
         role: chat_prompt_ids(tokenizer, text, thinking=thinking.get(role))
         for role, text in texts.items()

@@ -21,7 +21,7 @@ from opsd_train.objective import Batch, frozen_batch
 from opsd_train.policy import Policy
 from opsd_train.rollouts import Rollout
 from opsd_train.scoring import completion_hidden
-from opsd_train.targets import normalise
+from opsd_train.targets import get_target, normalise
 
 ROLES = ("teacher", "reference", "base")
 CLASSES = ("marker", "operator", "number", "answer", "other")
@@ -50,9 +50,10 @@ def decompose(policy: Policy, rollouts: Sequence[Rollout], *, method: Method, mi
     was_training = policy.model.training
     policy.model.eval()
     parts: list[Found] = []
+    roles = (*ROLES, *sorted(get_target(method.target).needs - {*ROLES, "student"}))
     for start in range(0, len(rollouts), micro_batch):
         few = rollouts[start : start + micro_batch]
-        batch = frozen_batch(policy, few, ROLES)
+        batch = frozen_batch(policy, few, roles)
         values = policy.run(lambda model, batch=batch: _values(policy, model, batch, method))
         kinds = [kind for r in few for kind in token_classes(policy.tokenizer, r.completion_ids)]
         places = [4 * at // len(r.completion_ids) for r in few for at in range(len(r.completion_ids))]
@@ -65,7 +66,7 @@ def decompose(policy: Policy, rollouts: Sequence[Rollout], *, method: Method, mi
 def _values(policy: Policy, model: nn.Module, batch: Batch, method: Method) -> Found:
     hidden = {"student": completion_hidden(model, batch.prompts("student"), batch.completions)}
     with policy.initial_head():
-        return diagnose({**hidden, **batch.frozen_hidden}, policy.heads(ROLES), method=method)
+        return diagnose({**hidden, **batch.frozen_hidden}, policy.heads(list(batch.frozen_hidden)), method=method)
 
 
 def pool(parts: Sequence[Found]) -> dict[str, float]:

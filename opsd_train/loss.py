@@ -255,3 +255,17 @@ def student_entropy(hidden: Tensor, head: Head) -> Tensor:
         logp = normalise(logits)
         entropy[start : start + step] = -torch.linalg.vecdot(logp.exp(), logp).float()
     return entropy
+
+
+@torch.no_grad()
+def sampled_logp(hidden: Tensor, head: Head, ids: Tensor) -> Tensor:
+    """Log-probability of token ``ids[n]`` after state n, (N,) in the compute precision, in blocks, no gradient."""
+    keep_freed_memory(hidden.device)
+    dtype = compute_dtype(hidden)
+    found = hidden.new_zeros(hidden.shape[0], dtype=dtype)
+    step = block_positions(1, head.size, dtype.itemsize)
+    for start in range(0, hidden.shape[0], step):
+        rows = hidden[start : start + step]
+        logits = project(rows, head, out=torch.empty((rows.shape[0], head.size), dtype=dtype, device=hidden.device))
+        found[start : start + step] = normalise(logits).gather(1, ids[start : start + step, None])[:, 0]
+    return found

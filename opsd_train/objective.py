@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from opsd_train.config import MethodConfig
 from opsd_train.divergence import Divergence
 from opsd_train.head import Head, head_of
-from opsd_train.loss import LossOutput, Method, chunked_loss, student_entropy
+from opsd_train.loss import LossOutput, Method, chunked_loss, sampled_logp, student_entropy
 from opsd_train.policy import Policy
 from opsd_train.rollouts import Rollout
 from opsd_train.scoring import completion_hidden
@@ -70,8 +70,7 @@ def student_loss(
         hidden = completion_hidden(model, prompts, batch.completions, max_tokens=policy.max_tokens)
         with policy.initial_head(), torch.autocast(hidden.device.type, enabled=False):  # logits are never rounded
             heads = policy.heads(list(batch.frozen_hidden))
-            lengths = [len(c) for c in batch.completions]
-            weights = token_weights(weighting, lengths, hidden, heads["student"])
+            weights = token_weights(weighting, batch, hidden, heads)
             output: LossOutput = chunked_loss(
                 {**batch.frozen_hidden, "student": hidden}, heads, method=method, n_tokens=n_tokens, weights=weights
             )
@@ -80,7 +79,16 @@ def student_loss(
     return compute
 
 
-def token_weights(name: str, lengths: list[int], hidden: Tensor, head: Head) -> Tensor:
-    """Weights (N,) of the named weighting, over packed completions of the given lengths."""
-    stats = token_stats(lengths, student_entropy=lambda: student_entropy(hidden.detach(), head), device=hidden.device)
+def token_weights(name: str, batch: Batch, hidden: Tensor, heads: Mapping[str, Head]) -> Tensor:
+    """Weights (N,) of the named weighting, over the batch's packed completions; ``hidden``: the student's states."""
+    states = {**batch.frozen_hidden, "student": hidden.detach()}
+
+    def of_sampled(role: str) -> Tensor:
+        ids = torch.tensor([i for c in batch.completions for i in c], device=hidden.device)
+        return sampled_logp(states[role], heads[role], ids)
+
+    stats = token_stats(
+        [len(c) for c in batch.completions], student_entropy=lambda: student_entropy(hidden.detach(), heads["student"]),
+        sampled_logp=of_sampled, finished=[r.finish_reason == "stop" for r in batch.rollouts], device=hidden.device,
+    )  # fmt: skip
     return WEIGHTINGS[name](stats)

@@ -42,7 +42,7 @@ Combine = Callable[[Mapping[str, Tensor], TargetParams], Tensor]
 
 @dataclass(frozen=True)
 class Target:
-    """A named target: ``combine`` reads exactly the roles in ``needs`` (of teacher, reference, base, student)."""
+    """A named target: ``combine`` reads exactly the roles in ``needs`` (teacher, reference, base, student, wrong_hint)."""
 
     name: str
     needs: frozenset[str]
@@ -143,6 +143,88 @@ def no_clip(logp: Mapping[str, Tensor], params: TargetParams) -> Tensor:
     return tilt(logp["base"], centre_(log_ratio(logp["teacher"], logp["reference"])), params.beta)
 
 
+@torch.no_grad()
+def geometric(logp: Mapping[str, Tensor], params: TargetParams) -> Tensor:
+    """Between base and teacher, logits interpolated: P ∝ P_0^(1−1/β) · π_T^(1/β).
+
+    (T, V) nats. β = 1 is the teacher, β → ∞ the base; equals ``no_subtraction`` as its clip goes to infinity.
+    Source: the interpolation of arXiv 2607.28582 and 2608.09745 (β-OPSD, SR-OPSD). Differs: known to us from a
+    summary; one constant weight 1/β for all tokens and steps is ours.
+    """
+    return tilt(logp["base"], log_ratio(logp["teacher"], logp["base"]), params.beta)
+
+
+ENTROPY_GATE = 0.67  # nats; a fixed stand-in for "the 20 % highest-entropy positions", which no single row can know
+
+
+@torch.no_grad()
+def ad_opsd(logp: Mapping[str, Tensor], params: TargetParams) -> Tensor:
+    """The teacher; where the student's entropy exceeds .67 nats, mixed with the base: P = (1−u)·π_T + u·P_0.
+
+    u = total variation between π_T and P_0, in [0, 1]: the further the teacher is from the base, the less it is
+    believed. (T, V) nats; teacher = base gives the base. Reads neither ``clip_c`` nor ``beta``.
+    Source: arXiv 2607.10805 (AD-OPSD). Differs: known to us from a summary; the gate there is the 20 % of a
+    completion's positions with the highest entropy, here a threshold, and the unreliability weight u is ours.
+    """
+    student, teacher, base = (logp[role].clamp(min=LOGP_FLOOR) for role in ("student", "teacher", "base"))
+    entropy = -torch.linalg.vecdot(student.exp(), student)[..., None]
+    unreliable = 0.5 * (teacher.exp() - base.exp()).abs().sum(-1, keepdim=True)
+    share = torch.where(entropy > ENTROPY_GATE, unreliable, 0.0 * entropy).clamp(0.0, 1.0)  # NaN stays NaN
+    mixed = torch.logaddexp(teacher + torch.log1p(-share), base + share.log())
+    return normalise(mixed.clamp_(min=LOGP_FLOOR))
+
+
+@torch.no_grad()
+def rlcsd(logp: Mapping[str, Tensor], params: TargetParams) -> Tensor:
+    """Base tilted by right hint against wrong hint: P ∝ P_0 · exp(clip(centre(log π_T − log π_wrong))/β).
+
+    π_wrong reads the question and another problem's reference. (T, V) nats; right hint = wrong hint gives the base.
+    Source: the contrast of arXiv 2606.11709 (RLCSD). Differs: known to us from a summary; used as a target with the
+    centring and clip of ``purified``, not as a reward.
+    """
+    delta = soft_clip_(centre_(log_ratio(logp["teacher"], logp["wrong_hint"])), params.clip_c)
+    return tilt(logp["base"], delta, params.beta)
+
+
+SMOOTHING = 0.05  # probability added to both sides of the smoothed ratio
+DIFFERENCE_GAIN = 3.0  # nats for a whole unit of probability moved, at β = 1
+
+
+@torch.no_grad()
+def smoothed_ratio(logp: Mapping[str, Tensor], params: TargetParams) -> Tensor:
+    """Purified without its tails: P ∝ P_0 · ((π_T + .05)/(π_ref + .05))^(1/β).
+
+    A token that neither teacher expects keeps its share, whatever the ratio of two tiny numbers. (T, V) nats.
+    Source: ours, an intervention on arXiv 2607.02234. Differs: .05 is added to both probabilities; no centring.
+    """
+    ratio = (logp["teacher"].exp() + SMOOTHING).log_() - (logp["reference"].exp() + SMOOTHING).log_()
+    return tilt(logp["base"], ratio, params.beta)
+
+
+@torch.no_grad()
+def difference(logp: Mapping[str, Tensor], params: TargetParams) -> Tensor:
+    """Base tilted by a difference of probabilities, not of logarithms: P ∝ P_0 · exp(3·(π_T − π_ref)/β).
+
+    The tilt lies within ±3/β nats, so no tail can explode. (T, V) nats; teacher = reference gives the base.
+    Source: ours, after arXiv 2607.02234. Differs: π_T − π_ref stands where log π_T − log π_ref was; no clip.
+    """
+    delta = (logp["teacher"].exp() - logp["reference"].exp()).mul_(DIFFERENCE_GAIN)
+    return tilt(logp["base"], delta, params.beta)
+
+
+@torch.no_grad()
+def agreement(logp: Mapping[str, Tensor], params: TargetParams) -> Tensor:
+    """The teacher where its likeliest token is also the base's, the base elsewhere.
+
+    Sharpens what the base already prefers and changes no preference. (T, V) nats. Reads no parameter.
+    Source: ours. Differs: from arXiv 2601.18734 by the rule.
+    """
+    agree = logp["teacher"].argmax(-1, keepdim=True) == logp["base"].argmax(-1, keepdim=True)
+    chosen = torch.where(agree, logp["teacher"], logp["base"])
+    undefined = logp["teacher"].isnan().any(-1, keepdim=True) | logp["base"].isnan().any(-1, keepdim=True)
+    return normalise(chosen.masked_fill(undefined, torch.nan))
+
+
 _ALL = frozenset({"teacher", "reference", "base"})
 
 TARGETS: dict[str, Target] = {
@@ -152,6 +234,12 @@ TARGETS: dict[str, Target] = {
     "no_anchor": Target("no_anchor", frozenset({"teacher", "reference"}), no_anchor),
     "no_centring": Target("no_centring", _ALL, no_centring),
     "no_clip": Target("no_clip", _ALL, no_clip),
+    "geometric": Target("geometric", frozenset({"teacher", "base"}), geometric),
+    "ad_opsd": Target("ad_opsd", frozenset({"teacher", "base", "student"}), ad_opsd),
+    "rlcsd": Target("rlcsd", frozenset({"teacher", "wrong_hint", "base"}), rlcsd),
+    "smoothed_ratio": Target("smoothed_ratio", _ALL, smoothed_ratio),
+    "difference": Target("difference", _ALL, difference),
+    "agreement": Target("agreement", frozenset({"teacher", "base"}), agreement),
 }
 
 

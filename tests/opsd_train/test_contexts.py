@@ -95,7 +95,7 @@ def test_braces_and_template_fields_in_a_problem_stay_text():
 def test_students_and_bases_prompt_is_the_one_sampling_uses(context, bench, template):
     one = problem(bench=bench)
     found = prompts(one, context=context, template=template)
-    assert tuple(found) == ROLES
+    assert set(found) == set(CONTEXTS[context].roles) and set(ROLES) <= set(found)
     assert found["student"] == found["base"] == student_prompt_ids(tokenizer(template), one)
     assert found["base"] is not found["student"]
 
@@ -186,7 +186,7 @@ def test_a_role_and_a_context_are_one_line_each(monkeypatch):
 
 def test_every_context_and_role_names_its_source():
     for context in CONTEXTS.values():
-        assert "Source:" in (context.teacher_reference.__doc__ or ""), context.name
+        assert "Source:" in context.doc, context.name
     for role, text in contexts.ROLE_TEXTS.items():
         assert "Source:" in (text.__doc__ or ""), role
 
@@ -194,3 +194,40 @@ def test_every_context_and_role_names_its_source():
 def test_a_tokenizer_without_a_chat_template_says_what_to_pass():
     with pytest.raises(ValueError, match="chat template"):
         prompts(template=None)
+
+
+def test_what_the_reference_only_teacher_reads_in_the_questions_place():
+    plain = prompts()
+    assert prompts(context="empty_question") == plain, "the testbed's wording has no sentence to keep"
+    shuffled = [prompts(context="shuffled_question", seed=seed)["reference"] for seed in range(9)]
+    for ids in shuffled:
+        assert sorted(ids) == sorted(plain["teacher"]) and ids[-3:] == plain["teacher"][-3:]
+    assert len({tuple(ids) for ids in shuffled}) > 1 and shuffled[2] == prompts(context="shuffled_question", seed=2)["reference"]
+    pool = [problem(1, question="3 + 3 = ?", reference="ref 3")]
+    assert prompts(context="other_question", pool=pool)["reference"] == [1, 2, 6, 7, 6, 8, 9, 10, 11, 3]
+    boxed = role_texts(problem(bench="aime"), context="empty_question", pool=(), seed=0)
+    assert boxed["reference"].startswith("A reference solution to this problem is given below.")
+    for context in ("empty_question", "shuffled_question", "other_question"):
+        other = prompts(context=context, pool=pool)
+        assert {role: other[role] for role in ("student", "teacher", "base")} == {
+            role: plain[role] for role in ("student", "teacher", "base")
+        }
+
+
+def test_a_wrong_hint_is_another_problems_reference_after_the_question():
+    pool = [problem(1, reference="ref \\boxed{5}")]
+    found = prompts(context="right_and_wrong", pool=pool)
+    assert found["wrong_hint"] == [1, 2, 4, 7, 5, 8, 9, 13, 12, 3]
+    assert {role: found[role] for role in ROLES} == prompts()
+    with pytest.raises(ValueError, match="p0"):
+        require_references([problem()], "right_and_wrong")
+
+
+def test_a_target_whose_role_the_context_lacks_is_refused_before_any_work():
+    from opsd_train.config import apply_overrides, validate
+    from opsd_train.recipes import RECIPES
+
+    given = ["--method.target", "rlcsd"]
+    with pytest.raises(ValueError, match=r"wrong_hint.*--method.context right_and_wrong"):
+        validate(apply_overrides(RECIPES["testbed"](), given))
+    validate(apply_overrides(RECIPES["testbed"](), [*given, "--method.context", "right_and_wrong"]))

@@ -27,7 +27,7 @@ METHOD_IDS = [f"{m.target}-{m.divergence.name}-{m.divergence.clip}" for m in MET
 
 def states(dtype=torch.float32, *, n=N, d=D, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    hidden = {role: torch.randn((n, d), generator=generator, dtype=torch.float64) for role in (*ROLES, "student")}
+    hidden = {role: torch.randn((n, d), generator=generator, dtype=torch.float64) for role in (*ROLES, "student", "wrong_hint")}
     weight = torch.randn((PADDED, d), generator=generator, dtype=torch.float64)
     return {role: value.to(dtype) for role, value in hidden.items()}, weight.to(dtype)
 
@@ -36,7 +36,7 @@ def plain(hidden, weight, method, *, vocab=V, weights=None, n_tokens=None):
     """The same loss written out with whole (N, V) tensors and autograd, in the precision of its inputs."""
     weight = weight[:vocab]
     student_logp = torch.log_softmax(hidden["student"] @ weight.T, dim=-1)
-    logp = {role: torch.log_softmax(hidden[role] @ weight.T, dim=-1).detach() for role in ROLES}
+    logp = {role: torch.log_softmax(states @ weight.T, dim=-1).detach() for role, states in hidden.items()}
     target = TARGETS[method.target]
     target_logp = target.combine({role: logp[role] for role in target.needs}, method.params)
     choice = method.divergence

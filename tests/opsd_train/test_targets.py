@@ -11,6 +11,7 @@ from opsd_train.targets import TARGETS, TargetParams, get_target
 
 T, V = 12, 40
 ROLES = ("teacher", "reference", "base")
+ALL_ROLES = (*ROLES, "student", "wrong_hint")
 
 
 def logp(seed, *, scale=4.0, size=(T, V), dtype=torch.float32):
@@ -19,7 +20,7 @@ def logp(seed, *, scale=4.0, size=(T, V), dtype=torch.float32):
 
 
 def inputs(name, **options):
-    everything = {role: logp(seed, **options) for seed, role in enumerate((*ROLES, "student"))}
+    everything = {role: logp(seed, **options) for seed, role in enumerate(ALL_ROLES)}
     return {role: everything[role] for role in TARGETS[name].needs}
 
 
@@ -86,7 +87,7 @@ class TestContract:
         watched = Watched(inputs(name))
         TARGETS[name].combine(watched, TargetParams())
         assert watched.read == TARGETS[name].needs
-        assert TARGETS[name].needs <= {*ROLES, "student"}
+        assert TARGETS[name].needs <= set(ALL_ROLES)
 
     def test_keeps_double_precision(self, name):
         assert TARGETS[name].combine(inputs(name, dtype=torch.float64), TargetParams()).dtype == torch.float64
@@ -107,14 +108,16 @@ def combine(name, given, **params):
     return TARGETS[name].combine(given, TargetParams(**params))
 
 
-GIVEN = {role: logp(seed, dtype=torch.float64) for seed, role in enumerate(ROLES)}
+GIVEN = {role: logp(seed, dtype=torch.float64) for seed, role in enumerate(ALL_ROLES)}
 
 
 def test_standard_is_the_teacher():
     assert torch.allclose(combine("standard", GIVEN), GIVEN["teacher"])
 
 
-@pytest.mark.parametrize("name", ["purified", "no_subtraction", "no_centring", "no_clip"])
+@pytest.mark.parametrize("name", [
+    "purified", "no_subtraction", "no_centring", "no_clip", "geometric", "rlcsd", "smoothed_ratio", "difference",
+])  # fmt: skip
 def test_beta_to_infinity_is_the_base(name):
     assert torch.allclose(combine(name, GIVEN, beta=1e12), GIVEN["base"], atol=1e-9)
     assert torch.allclose(combine(name, GIVEN, beta=math.inf), GIVEN["base"])
@@ -124,7 +127,7 @@ def test_no_anchor_at_beta_to_infinity_is_uniform():
     assert torch.allclose(combine("no_anchor", GIVEN, beta=math.inf).exp(), torch.tensor(1 / V, dtype=torch.float64))
 
 
-@pytest.mark.parametrize("name", ["purified", "no_centring", "no_clip"])
+@pytest.mark.parametrize("name", ["purified", "no_centring", "no_clip", "smoothed_ratio", "difference"])
 def test_teacher_equal_to_reference_is_the_base_exactly(name):
     given = {**GIVEN, "reference": GIVEN["teacher"].clone()}
     assert torch.equal(combine(name, given), torch.log_softmax(GIVEN["base"], dim=-1))
@@ -189,3 +192,52 @@ def test_unknown_and_impossible_values_say_what_is_allowed():
         TargetParams(beta=0.0)
     with pytest.raises(ValueError, match="clip_c"):
         TargetParams(clip_c=math.nan)
+
+
+def test_geometric_is_the_teacher_at_beta_one_and_no_subtraction_without_its_clip():
+    assert torch.allclose(combine("geometric", GIVEN), GIVEN["teacher"])
+    for beta in (0.5, 3.0):
+        assert torch.allclose(
+            combine("geometric", GIVEN, beta=beta), combine("no_subtraction", GIVEN, beta=beta, clip_c=math.inf)
+        )
+
+
+def test_right_hint_equal_to_wrong_hint_is_the_base():
+    given = {**GIVEN, "wrong_hint": GIVEN["teacher"].clone()}
+    assert torch.equal(combine("rlcsd", given), torch.log_softmax(GIVEN["base"], dim=-1))
+
+
+def test_ad_opsd_mixes_only_where_the_student_is_unsure():
+    """Two rows: a sure student leaves the teacher; for an unsure one, u = total variation = .6, so P = .4·π_T + .6·P_0."""
+    given = {
+        "student": torch.tensor([[0.99, 0.01, 0.0], [0.4, 0.3, 0.3]]).log(),
+        "teacher": torch.tensor([[0.8, 0.1, 0.1], [0.8, 0.1, 0.1]]).log(),
+        "base": torch.tensor([[0.2, 0.7, 0.1], [0.2, 0.7, 0.1]]).log(),
+    }
+    out = combine("ad_opsd", given).exp()
+    assert torch.allclose(out[0], torch.tensor([0.8, 0.1, 0.1]))
+    assert torch.allclose(out[1], torch.tensor([0.44, 0.46, 0.1]))
+
+
+def test_smoothed_ratio_and_difference_leave_tails_that_both_teachers_call_tiny():
+    """A tail token that π_T calls 1e-4 and π_ref 1e-9: its log-ratio is 11 nats, its tilt next to nothing."""
+    teacher = torch.tensor([[0.9, 0.0999, 1e-4]], dtype=torch.float64).log()
+    reference = torch.tensor([[0.9, 0.1 - 1e-9, 1e-9]], dtype=torch.float64).log()
+    given = {"teacher": teacher, "reference": reference, "base": torch.tensor([[0.6, 0.3, 0.1]], dtype=torch.float64).log()}
+    assert combine("purified", given).exp()[0, 2] > 0.9
+    for name in ("smoothed_ratio", "difference"):
+        assert abs(float(combine(name, given).exp()[0, 2]) - 0.1) < 1e-3
+
+
+def test_difference_is_bounded():
+    gain = combine("difference", GIVEN) - GIVEN["base"]
+    assert float((gain.max(-1).values - gain.min(-1).values).max()) <= 6.0
+
+
+def test_agreement_takes_the_teacher_only_where_the_likeliest_token_is_the_same():
+    same = {**GIVEN, "teacher": torch.where(torch.arange(T)[:, None] < 5, 2 * GIVEN["base"], GIVEN["teacher"])}
+    agree = torch.log_softmax(same["teacher"], -1).argmax(-1) == GIVEN["base"].argmax(-1)
+    out = combine("agreement", same)
+    assert agree[:5].all() and not agree.all()
+    assert torch.allclose(out[agree], torch.log_softmax(same["teacher"], -1)[agree])
+    assert torch.allclose(out[~agree], GIVEN["base"][~agree])

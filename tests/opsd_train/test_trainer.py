@@ -291,3 +291,28 @@ def test_other_settings_train(config, tmp_path, options):
     assert len(rows) == 4 and all(math.isfinite(row["loss"]) and row["grad_norm"] > 0 for row in rows)
     assert rows[0]["kl_base"] < 1e-3 < rows[3]["kl_base"]
     assert {row["problems"] for row in rows} == {2 if "draws 3" in options else 6}
+
+
+@pytest.mark.parametrize(
+    "arm",
+    [
+        "--method.target rlcsd --method.context right_and_wrong",
+        "--method.target ad_opsd",
+        "--method.target standard --method.weighting entropy_push",
+    ],
+    ids=["wrong_hint", "student_in_target", "signed"],
+)
+def test_targets_weightings_and_contexts_of_other_methods_train(config, tmp_path, arm):
+    train(with_(config, arm + " --optim.steps 2"), tmp_path)
+    rows = log_rows(tmp_path)
+    assert all(math.isfinite(row["loss"]) and row["grad_norm"] > 0 for row in rows)
+    assert math.isfinite(rows[0]["diagnostics"]["kl_target_from_base"])
+    assert rows[1]["kl_base"] > 0
+
+
+def test_credit_scores_the_teacher_whatever_the_target(config, tmp_path):
+    arm = "--method.target no_anchor --method.weighting credit --run.diagnostics_every 0 --run.base_kl diagnostics"
+    config = with_(config, arm + " --optim.steps 2 --rollout.max_new_tokens 40")
+    assert trainer.roles_to_score(config) == ["reference", "teacher"]
+    train(config, tmp_path)
+    assert max(row["grad_norm"] for row in log_rows(tmp_path)) > 0, "some completions end, some do not"
