@@ -80,9 +80,11 @@ def _strips(data: ReportData, metrics: Sequence[str]) -> Figure | None:
     constant = [f"{m} ({next(iter(v)):g})" for m, v in found.items() if len(v) == 1]
     if not shown:
         return None
-    lines = -(-len(shown) // MAX_PANELS)
+    titles = shown if len(data.worlds) == 1 else [*shown, *data.worlds]
+    panel_width = max(0.9 + 0.75 * len(data.splits), plotstyle.title_room(titles))
+    lines = -(-len(shown) // max(1, min(MAX_PANELS, int(9.0 / panel_width))))
     across = -(-len(shown) // lines)
-    width = min(10.0, 0.6 + across * (0.9 + 0.75 * len(data.splits)))
+    width = min(10.0, 1.0 + across * panel_width)
     room = Room(left=0.6, title=0.28 if len(data.worlds) == 1 else 0.42, below=0.3)
     figure, axes = new_figure(len(data.worlds) * lines, across, width=max(6.5, width), height=2.2, room=room)
     for at_world, world in enumerate(data.worlds):

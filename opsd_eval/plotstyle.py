@@ -89,6 +89,11 @@ def label_room(labels: Sequence[str]) -> float:
     return 0.25 + 0.068 * max(map(len, labels), default=0)
 
 
+def title_room(titles: Sequence[str]) -> float:
+    """Inches from one panel to the next that let the longest of these small bold titles stand."""
+    return 0.15 + 0.09 * max(map(len, titles), default=0)
+
+
 def short(label: str, limit: int = 44) -> str:
     """A label of at most ``limit`` characters."""
     return label if len(label) <= limit else label[: limit - 1] + "…"

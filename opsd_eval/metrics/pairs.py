@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 
@@ -69,15 +70,23 @@ def crossover_k(counts: np.ndarray) -> float:
     if not len(counts):
         return NAN
     n = int(min(counts[:, 0].min(), counts[:, 2].min()))
-    ahead = [_mean_pass(counts[:, :2], k) > _mean_pass(counts[:, 2:], k) for k in range(1, n + 1)]
-    behind = [k for k, is_ahead in enumerate(ahead, start=1) if not is_ahead]
-    first = behind[-1] + 1 if behind else 1
+    ahead = _pass_curve(counts[:, :2], n) > _pass_curve(counts[:, 2:], n)
+    behind = np.flatnonzero(~ahead)
+    first = int(behind[-1]) + 2 if behind.size else 1
     return float(first) if first <= n else math.inf
 
 
-def _mean_pass(counts: np.ndarray, k: int) -> float:
-    kinds, times = np.unique(counts, axis=0, return_counts=True)
-    return sum(t * pass_at_k_value(int(n), int(c), k) for (n, c), t in zip(kinds, times, strict=True)) / times.sum()
+def _pass_curve(counts: np.ndarray, largest: int) -> np.ndarray:
+    """Mean pass@k over problems for k = 1 … ``largest``; ``counts``: one row (n, c) a problem."""
+    width = int(counts[:, 0].max()) + 1
+    kinds, times = np.unique(counts[:, 0] * width + counts[:, 1], return_counts=True)
+    curves = np.stack([_pass_values(int(kind) // width, int(kind) % width, largest) for kind in kinds])
+    return np.einsum("i,ik->k", times, curves) / times.sum()
+
+
+@lru_cache(maxsize=4096)
+def _pass_values(n: int, c: int, largest: int) -> np.ndarray:
+    return np.array([pass_at_k_value(n, c, k) for k in range(1, largest + 1)])
 
 
 PAIR_METRICS = (
