@@ -8,7 +8,6 @@ processes work side by side; whatever is done is skipped, so the same command go
 from __future__ import annotations
 
 import argparse
-import fcntl
 import functools
 import math
 import os
@@ -24,6 +23,7 @@ from analyses import stages
 from analyses.ablation_config import FREE_KEYS, AblationConfig, available, load_config
 from analyses.jobs import Job, JobFailed, run_jobs, usable_cores
 from opsd_eval import report, report_data, scorecard, scorecard_text
+from opsd_eval.locks import locked
 from opsd_eval.names import lookup
 from opsd_eval.records import read_json, write_json
 from opsd_eval.tables import BASE, PAIR_FILE
@@ -167,18 +167,7 @@ def _set_name(folder: Path) -> str:
 @contextmanager
 def claimed(study: Path, values: Mapping[str, Any]) -> Iterator[None]:
     """Hold the study folder alone; refuse one of another config, saying what differs."""
-    study.mkdir(parents=True, exist_ok=True)
-    with (study / ".lock").open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise ValueError(
-                f"{study} is in use by process {file.read().strip()}; wait for it, or choose another --runs"
-            ) from None
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n")
-        file.flush()
+    with locked(study, f"{study} is in use by process {{holder}}; wait for it, or choose another --runs"):
         path = study / "config.json"
         if path.exists():
             changed = differences(read_json(path), values)

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from opsd_eval.records import read_json
+
 
 def warm_up() -> None:
     """Import what every job needs, once a worker, and keep torch to one thread."""
@@ -71,9 +73,8 @@ def compare_with_base(base: str, out: str, *, level: float) -> None:
 
 
 def has_columns(folder: Path, metrics: Sequence[str]) -> bool:
-    """Whether a measured set already has these metrics."""
-    with (folder / "measures.csv").open(encoding="utf-8") as file:
-        return set(metrics) <= set(file.readline().strip().split(","))
+    """Whether a measured set already has these metrics (their estimates are written last)."""
+    return set(metrics) <= {row["metric"] for row in read_json(folder / "estimates.json")["rows"]}
 
 
 def portable(path: str) -> str:

@@ -7,6 +7,8 @@ import importlib
 import sys
 from collections.abc import Sequence
 
+from opsd_eval.interrupts import Terminated, terminable
+
 #: verb → (module with add_arguments(parser) and run(args) -> exit code, what it does, example).
 VERBS = {
     "sample": (
@@ -84,12 +86,16 @@ def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one verb; a mistake of the user's is one message and exit code 2, an interruption exit code 130."""
+    """Run one verb; the exit code is 0, or 2 with one message for a mistake of the user's or a disk that refuses.
+
+    SIGTERM and Ctrl-C end the verb with what is finished on disk: exit codes 143 and 130.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
     verb = next((word for word in arguments if not word.startswith("-")), None)
     try:
-        args = build_parser(verb if verb in VERBS else None).parse_args(arguments)
-        return importlib.import_module(VERBS[args.verb][0]).run(args)
+        with terminable():
+            args = build_parser(verb if verb in VERBS else None).parse_args(arguments)
+            return importlib.import_module(VERBS[args.verb][0]).run(args)
     except ValueError as error:
         print(f"opsd-eval: {error}", file=sys.stderr)
         return 2
@@ -99,6 +105,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("opsd-eval: interrupted; the same command goes on where it stopped", file=sys.stderr)
         return 130
+    except Terminated as stop:
+        print("opsd-eval: stopped; the same command goes on where it stopped", file=sys.stderr)
+        return stop.code
+    except OSError as error:
+        print(
+            f"opsd-eval: {error}; check the path, its permissions and free space, and run the same command again",
+            file=sys.stderr,
+        )
+        return 2
 
 
 if __name__ == "__main__":

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import argparse
 import atexit
-import contextlib
-import fcntl
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -23,6 +21,7 @@ from typing import Any
 
 from opsd_eval.answers import compare_exactly, extract_boxed, extract_relaxed, extract_strict
 from opsd_eval.grading_worker import AlgebraJudge
+from opsd_eval.locks import locked
 from opsd_eval.records import Problem, Sample, mend_jsonl, read_problems, sample_from_row
 
 __all__ = ["Grade", "answers_equal", "extract_boxed", "grade_sample", "grade_set", "grade_text"]
@@ -140,7 +139,8 @@ def grade_set(path: Path | str, *, force: bool = False, processes: int | None = 
     folder = Path(path)
     read_problems(folder)
     target = folder / ("grades.jsonl.new" if force else "grades.jsonl")
-    with _only_one(folder):
+    refusal = f"{folder} is being graded by process {{holder}}; wait for it or stop it"
+    with locked(folder, refusal, name=".grading.lock"):
         if force:
             target.unlink(missing_ok=True)
         target.touch()
@@ -171,20 +171,6 @@ def _grade_into(
             counts["graded"] += answer["graded"]
             counts["given_up"] += answer["given_up"]
             bar.update(answer["graded"])
-
-
-@contextlib.contextmanager
-def _only_one(folder: Path) -> Iterator[None]:
-    """Hold the folder's grading lock; a second process is refused (the lock goes with the process)."""
-    with (folder / ".grading.lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ValueError(f"{folder} is being graded by another process; wait for it or stop it") from None
-        try:
-            yield
-        finally:
-            fcntl.flock(file, fcntl.LOCK_UN)
 
 
 def _graded_keys(path: Path) -> set[int]:

@@ -1,12 +1,18 @@
-"""Strict JSON and append-only JSON Lines on disk: files appear whole, a killed writer loses at most one line."""
+"""Strict JSON and append-only JSON Lines on disk: files appear whole, a killed writer loses at most one line.
+
+A writer that meets a full disk leaves a file as it found it.
+"""
 
 from __future__ import annotations
 
+import glob
 import json
 import math
 import os
+import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
+from io import RawIOBase
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +46,8 @@ def write_text(path: Path | str, text: str) -> None:
     """Write a text file whole or not at all."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    _remove_left_over(path)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=f".{os.getpid()}.tmp")
     try:
         with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
             file.write(text)
@@ -51,6 +58,24 @@ def write_text(path: Path | str, text: str) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def _remove_left_over(path: Path) -> None:
+    """Remove the temporary files of this file whose writers were killed."""
+    for found in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        match = re.search(r"\.(\d+)\.tmp$", found.name)
+        if match and not _is_alive(int(match[1])):
+            found.unlink(missing_ok=True)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True
 
 
 def read_json(path: Path | str) -> Any:
@@ -86,14 +111,28 @@ def mend_jsonl(path: Path | str) -> int:
 
 
 def append_jsonl(path: Path | str, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Append rows, one JSON object a line, after removing a torn last line; flushed before returning."""
+    """Append rows, one JSON object a line, after removing a torn last line; handed to the system before returning.
+
+    All rows or none: when the disk is full or a row cannot be written, the file is cut back to what it was.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     mend_jsonl(path)
-    with path.open("a", encoding="utf-8") as file:
-        for row in rows:
-            file.write(dumps(row) + "\n")
-        file.flush()
+    with path.open("ab", buffering=0) as file:
+        end = file.seek(0, os.SEEK_END)
+        try:
+            for row in rows:
+                write_all(file, (dumps(row) + "\n").encode())
+        except BaseException:
+            file.truncate(end)
+            raise
+
+
+def write_all(file: RawIOBase, data: bytes) -> None:
+    """Write every byte: an unbuffered file may take fewer at once."""
+    left = memoryview(data)
+    while left:
+        left = left[file.write(left) or 0 :]
 
 
 def read_jsonl(path: Path | str, *, problems: list[str] | None = None) -> Iterator[dict[str, Any]]:

@@ -18,11 +18,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from opsd_eval.estimates import corpus_rows, estimate_rows
+from opsd_eval.locks import in_turn
 from opsd_eval.metrics import CORPUS_METRICS, METRICS, expand_metrics, find_metric
 from opsd_eval.metrics.base import Metric, forget_texts
 from opsd_eval.metrics.markers import counts_words
 from opsd_eval.records import Problem, Sample, read_json, read_problems, write_json, write_text
 from opsd_eval.sample_index import SampleIndex, read_block, read_probes
+from opsd_eval.spreadsheet import inert, original
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -70,20 +72,31 @@ def measure_set(
     measured earlier stay in the files as long as the set has not changed (``force`` drops them). ``embeddings``
     names an encoder (``minilm``, ``tfidf`` or a model folder) and adds the metrics that need one.
     """
-    import pandas as pd
-
     folder = Path(path)
     metrics = None if metrics is None else list(metrics)
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: no such file or folder; give the folder of a sample set")
+    with in_turn(folder, ".measuring.lock"):
+        return _measure(folder, metrics, level=level, processes=processes, embeddings=embeddings, force=force)
+
+
+def _measure(
+    folder: Path, metrics: list[str] | None, *, level: float, processes: int | None, embeddings: str | None, force: bool
+) -> pd.DataFrame:
+    import pandas as pd
+
     state = _state(folder)
     index = SampleIndex(folder)
     n = int(index.samples.counts().max(initial=0))
     wanted = _wanted(index, metrics, n, embeddings)
     measures = (None if force else _still_valid(folder, state)) or _empty(index)
-    if embeddings is not None and measures.encoder and measures.encoder["name"] != embeddings:
-        for name in [name for name in measures.values if "embeddings" in find_metric(name).needs]:
+    dropped = []
+    if measures.encoder is None or embeddings not in (None, measures.encoder["name"]):
+        dropped = [name for name in measures.values if "embeddings" in find_metric(name).needs]
+        for name in dropped:
             del measures.values[name]
     missing = [metric for metric in wanted if metric.name not in measures.values]
-    if missing or not (folder / "measures.csv").exists():
+    if missing or dropped or not (folder / "measures.csv").exists():
         _fill(measures, index, missing, processes=processes, embeddings=embeddings)
         _write_csv(folder / "measures.csv", measures)
     rows = estimate_rows(measures, index.problems, n=n, level=level)
@@ -131,7 +144,8 @@ def read_measures(path: Path | str) -> Measures:
         for name, column in zip(header[3:], columns[3:], strict=True)
     }
     ids, clusters, counts = columns[:3]
-    return Measures(list(ids), [c or None for c in clusters], np.array([int(c) for c in counts], dtype=int), values)
+    n = np.array([int(c) for c in counts], dtype=int)
+    return Measures([original(i) for i in ids], [original(c) or None for c in clusters], n, values)
 
 
 def _state(folder: Path) -> list[list[Any]]:
@@ -246,5 +260,5 @@ def _write_csv(path: Path, measures: Measures) -> None:
         zip(measures.problem_ids, measures.clusters, measures.n.tolist(), strict=True)
     ):
         cells = ["" if column[at] != column[at] else repr(column[at]) for column in columns]
-        writer.writerow([problem_id, cluster or "", n, *cells])
+        writer.writerow([inert(problem_id), inert(cluster or ""), n, *cells])
     write_text(path, buffer.getvalue())

@@ -28,6 +28,7 @@ from opsd_eval.jsonl import (  # noqa: F401  (the file helpers are read from her
     write_json,
     write_text,
 )
+from opsd_eval.secrets import redact
 
 OUTCOMES = ("right", "loop", "truncated", "off_language", "no_answer", "wrong")
 
@@ -92,11 +93,11 @@ class RunRecord:
 
 
 def new_run_record(name: str, kind: str, **values: Any) -> RunRecord:
-    """A :class:`RunRecord` with commit, dirty flag, versions, start time and command line filled in."""
+    """A :class:`RunRecord` with commit, dirty flag, versions, start time and command line filled in, no credentials."""
     commit, dirty = _git_state()
     return RunRecord(
-        name=name, kind=kind, commit=commit, dirty=dirty, versions=_versions(),
-        started=datetime.now(UTC).isoformat(timespec="seconds"), argv=tuple(sys.argv), **values,
+        name=redact(name), kind=kind, commit=commit, dirty=dirty, versions=_versions(),
+        started=datetime.now(UTC).isoformat(timespec="seconds"), argv=tuple(redact(sys.argv)), **redact(values),
     )
 
 

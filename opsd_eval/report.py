@@ -3,35 +3,62 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 from opsd_eval import report_data, report_samples, scorecard, scorecard_text, tables
+from opsd_eval.locks import locked
 from opsd_eval.records import write_json, write_text
 from opsd_eval.report_data import ReportData
+
+PAGE = "report.html"
 
 
 def write_report(data: ReportData, out: Path | str) -> Path:
     """Write scorecard.json, scorecard.md, tables/, figures/, completions/ and, last, report.html; returns the page.
 
-    Each file appears whole or not at all, and the page, which stands alone, comes last. Nothing depends on the
-    clock: the same data give the same bytes.
+    All is made in ``.partial`` first and then moved: an error leaves an earlier report as it was. The page is taken
+    away before the other files change and comes back last, so a page that is there is whole and belongs to them.
+    Nothing depends on the clock: the same data give the same bytes. A second process is refused.
     """
+    out = Path(out)
+    with locked(out, f"{out} is being written by process {{holder}}; wait for it or choose another --out"):
+        stage = out / ".partial"
+        shutil.rmtree(stage, ignore_errors=True)
+        try:
+            _make(data, stage, out)
+            _publish(stage, out)
+        finally:
+            shutil.rmtree(stage, ignore_errors=True)
+            (out / ".lock").unlink(missing_ok=True)  # reports get published
+    return out / PAGE
+
+
+def _publish(stage: Path, out: Path) -> None:
+    """Move a finished report into place, the page last."""
+    (out / PAGE).unlink(missing_ok=True)
+    for path in sorted((p for p in stage.rglob("*") if p.is_file()), key=lambda p: p == stage / PAGE):
+        target = out / path.relative_to(stage)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        path.replace(target)
+
+
+def _make(data: ReportData, stage: Path, out: Path) -> None:
+    """Write every file of the report into ``stage``, with links as seen from ``out``."""
     from opsd_eval.figures import draw_all, save_figures
     from opsd_eval.report_page import render
 
-    out = Path(out)
     document = scorecard.scorecard_document(data.rows, {**scorecard.settings_row(data.settings), **data.config})
-    csvs = tables.save_tables(_tables(data), out / "tables")
+    csvs = tables.save_tables(_tables(data), stage / "tables")
     drawn = draw_all(data)
-    save_figures(drawn, out / "figures")
+    save_figures(drawn, stage / "figures")
     chosen = report_samples.choose(data)
-    links = report_samples.write_full_texts(chosen, out)
+    links = report_samples.write_full_texts(chosen, stage)
     page = render(data, drawn, out=out, chosen=chosen, links=links, csvs=[path.name for path in csvs])
-    write_text(out / "scorecard.md", scorecard_text.markdown(document, data.about))
-    write_json(out / "scorecard.json", document)
-    write_text(out / "report.html", page)
-    return out / "report.html"
+    write_text(stage / "scorecard.md", scorecard_text.markdown(document, data.about))
+    write_json(stage / "scorecard.json", document)
+    write_text(stage / PAGE, page)
 
 
 def _tables(data: ReportData) -> dict:
@@ -55,11 +82,20 @@ def report_sets(paths: Sequence[Path | str], out: Path | str, *, margin: float |
     from opsd_eval.measure import measure_set
 
     for path in map(Path, paths):
-        if not (path / "grades.jsonl").exists():
+        ungraded = _lines(path / "grades.jsonl") < _lines(path / "samples.jsonl")
+        if ungraded:
             grade_set(path)
-        if not (path / "measures.csv").exists():
+        if ungraded or not all((path / name).exists() for name in ("measures.csv", "estimates.json")):
             measure_set(path)
     return write_report(report_data.from_sets(paths, margin=margin), out)
+
+
+def _lines(path: Path) -> int:
+    """Whole lines of a file; none of one that is not there."""
+    if not path.exists():
+        return 0
+    with path.open("rb") as file:
+        return sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))
 
 
 # --- command line -----------------------------------------------------------------------------------------

@@ -9,16 +9,15 @@ stay in it, and ``token_ids`` holds every generated id, the stop token included.
 from __future__ import annotations
 
 import argparse
-import signal
-import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from opsd_eval.engines.base import Completion, Engine, Request, Sampling, row_seed
+from opsd_eval.interrupts import terminable
 from opsd_eval.locks import locked as folder_locked
 from opsd_eval.prompts import student_prompt_ids
 from opsd_eval.records import (
@@ -67,7 +66,7 @@ def sample_benchmark(
         run, seed=sampling.seed, sampling={**asdict(sampling), **run.sampling},
         config={"n": n, "thinking": thinking, **run.config},
     )  # fmt: skip
-    with locked(out), _terminable():
+    with locked(out), terminable():
         _claim(out, run, problems)
         prompts = {p.problem_id: tuple(student_prompt_ids(tokenizer, p, thinking=thinking)) for p in problems}
         done = sampled_keys(out)
@@ -142,23 +141,6 @@ def locked(out: Path) -> AbstractContextManager[None]:
     return folder_locked(
         out, f"{out} is being sampled by process {{holder}}; wait for it, stop it, or choose another --out"
     )
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """Turn SIGTERM into an exception, so that what is finished gets written; outside the main thread, do nothing."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(number: int, frame: object) -> None:
-        raise SystemExit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _claim(out: Path, run: RunRecord, problems: Sequence[Problem]) -> None:

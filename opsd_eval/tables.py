@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from opsd_eval.measures import read_measures
 from opsd_eval.records import read_json, read_jsonl, read_run, write_text
+from opsd_eval.spreadsheet import inert
 
 BASE = "base"
 Frame: TypeAlias = Any  # a pandas DataFrame; its published types are too wide to check against
@@ -125,13 +127,9 @@ def problem_values(sets: Iterable[SetInfo]) -> Frame:
 
     parts = []
     for s in sets:
-        path = s.path / "measures.csv"
-        if not path.exists():
-            raise ValueError(f"{path}: no such file; run `opsd-eval measure {s.path}` first")
-        wide: Frame = pd.read_csv(path, dtype={"problem_id": str, "cluster": str})
-        kept = [key for key in MEASURE_KEYS if key in wide]
+        wide: Frame = read_measures(s.path).table()
         metrics = [c for c in wide.columns if c not in MEASURE_KEYS]
-        long = wide.melt(id_vars=kept, value_vars=metrics, var_name="metric", value_name="value")
+        long = wide.melt(id_vars=list(MEASURE_KEYS), value_vars=metrics, var_name="metric", value_name="value")
         parts.append(long.assign(value=pd.to_numeric(long["value"]), path=str(s.path), **s.columns()))
     if not parts:
         raise ValueError("no sample sets given")
@@ -225,17 +223,13 @@ def _flat(row: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def save_tables(tables: Mapping[str, Frame], out: Path | str) -> list[Path]:
     """Write each table as ``NAME.csv``, whole or not at all; empty tables are left out.
 
-    Text that a spreadsheet would run as a formula (a first character of ``= + - @``) gets a leading apostrophe.
+    Text that a spreadsheet would run as a formula gets a leading apostrophe (``opsd_eval/spreadsheet.py``).
     """
     written = []
     for name, table in tables.items():
         if not table.empty:
             path = Path(out) / f"{name}.csv"
-            safe = table.assign(**{c: table[c].map(_inert) for c in table.columns if table[c].dtype.kind not in "biuf"})
+            safe = table.assign(**{c: table[c].map(inert) for c in table.columns if table[c].dtype.kind not in "biuf"})
             write_text(path, safe.to_csv(index=False, lineterminator="\n"))
             written.append(path)
     return written
-
-
-def _inert(value: Any) -> Any:
-    return f"'{value}" if isinstance(value, str) and value[:1] in "=+-@\t\r" and value else value

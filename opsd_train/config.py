@@ -281,6 +281,8 @@ def validate(config: TrainConfig) -> TrainConfig:
         )
     if config.rollout.engine == "server" and not config.rollout.server_url:
         raise ValueError("the server engine needs --rollout.server_url, for instance http://localhost:8000/v1")
+    if "@" in (config.rollout.server_url or ""):
+        raise ValueError("--rollout.server_url holds a user name or password; pass a key as OPSD_API_KEY instead")
     if config.run.sharding == "full" and config.method.teacher_mode == "ema":
         raise ValueError(
             "--run.sharding full keeps no average of sharded weights: choose --method.teacher_mode frozen or live, or "

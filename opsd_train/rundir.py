@@ -10,6 +10,7 @@ from typing import Any
 
 from opsd_eval.locks import locked as folder_locked
 from opsd_eval.records import append_jsonl, dumps, new_run_record, read_jsonl, read_run, write_run, write_text
+from opsd_eval.secrets import redact
 from opsd_train.config import TrainConfig, differences
 
 
@@ -35,7 +36,7 @@ def claim(out: Path, config: TrainConfig, *, resume: bool, at_step: int) -> None
     run = read_run(out)
     if run.kind != "train":
         raise ValueError(f"{out} holds a record of kind {run.kind!r}, not of a training run: choose another --out.")
-    changed = differences(TrainConfig.from_dict(run.config), config)
+    changed = differences(TrainConfig.from_dict(run.config), TrainConfig.from_dict(redact(config.to_dict())))
     if changed:
         raise ValueError(
             f"{out} holds a run with another config:\n  " + "\n  ".join(changed) + "\nChoose another --out, or pass "

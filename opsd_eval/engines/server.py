@@ -2,34 +2,42 @@
 
 Many requests are in flight, each with the row's own seed. Every answer is checked before it is believed: the model's
 name, that the prompt is the one sent, a single finished choice, token ids within the limit. A bad answer is asked for
-again; when a request cannot be answered, the engine ends with an error after handing over all that was finished.
+again. A request that gets no usable answer does not hold up the others: the engine goes on and ends with an error that
+names what is missing, after handing over all that was finished. A server that goes away is waited for.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import queue
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from opsd_eval.engines.base import Completion, Request, Sampling, check_requests, end_ids, row_seed
-from opsd_eval.engines.wire import BadAnswer, Wire
+from opsd_eval.engines.wire import BadAnswer, Unanswered, Unknown, Wire
 from opsd_eval.names import unknown_name
+from opsd_eval.records import read_json
+
+_FAILURES_IN_A_ROW = 3
+_BYTES_A_TOKEN = 1024  # an answer's JSON, log-probability and text of a token included
 
 
 class ServerEngine:
     """Generates through a running server.
 
     ``model`` is the served name, ``url`` the address up to ``/v1``, ``tokenizer`` the folder or hub id of the served
-    model's tokenizer (default: ``model``). ``batch_size`` requests are in flight. ``timeout`` seconds bound one answer.
+    model's tokenizer (default: ``model``). ``batch_size`` requests are in flight. ``timeout`` seconds bound one answer,
+    ``attempts`` the bad answers to one request, ``outage`` the seconds that a server that went away is waited for.
     """
 
     def __init__(
         self, model: str | Path, *, url: str | None = None, tokenizer: str | Path | None = None,
-        batch_size: int | None = None, timeout: float = 600.0, attempts: int = 6, trust_remote_code: bool = False,
+        batch_size: int | None = None, timeout: float = 600.0, attempts: int = 6, outage: float = 600.0,
+        trust_remote_code: bool = False,
     ) -> None:  # fmt: skip
         from opsd_eval.engines.loading import load_tokenizer
 
@@ -37,10 +45,13 @@ class ServerEngine:
             raise ValueError("the server engine needs the server's address, as --url http://host:8000/v1")
         self.model = str(model)
         self.in_flight = batch_size or 32
-        self.wire = Wire(url, timeout=timeout, attempts=attempts)
+        self.wire = Wire(url, timeout=timeout, attempts=attempts, outage=outage)
         self.tokenizer = load_tokenizer(tokenizer or model, trust_remote_code=trust_remote_code)
         self.context_length = self._find_model()
+        self._ends = set(end_ids(self.tokenizer.eos_token_id, _own_ends(tokenizer or model)))
         self._adapters_used = 0
+        self._adapter: tuple[str, Path] | None = None
+        self._loading = threading.Lock()
 
     def _find_model(self) -> int | None:
         """The served model's context length, where the server states it; a name it does not serve is refused."""
@@ -62,48 +73,70 @@ class ServerEngine:
         The server must run with ``--enable-lora`` and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True; the adapter used before
         is unloaded first.
         """
-        previous = f"opsd-{os.getpid()}-{self._adapters_used}"
-        if self.model == previous:
-            self.wire.post("/unload_lora_adapter", {"lora_name": previous})
+        if self._adapter is not None:
+            with contextlib.suppress(Unknown):  # the server was started again since
+                self.wire.post("/unload_lora_adapter", {"lora_name": self._adapter[0]})
         self._adapters_used += 1
-        name = f"opsd-{os.getpid()}-{self._adapters_used}"
-        self.wire.post("/load_lora_adapter", {"lora_name": name, "lora_path": str(Path(adapter).resolve())})
-        self.model = name
+        self._adapter = (f"opsd-{os.getpid()}-{self._adapters_used}", Path(adapter).resolve())
+        self.model = self._adapter[0]
+        self._load_adapter()
+
+    def _load_adapter(self) -> None:
+        assert self._adapter is not None
+        name, path = self._adapter
+        try:
+            self.wire.post("/load_lora_adapter", {"lora_name": name, "lora_path": str(path)})
+        except Unanswered as error:
+            if "already been loaded" not in str(error):  # by another request, or before an answer got lost
+                raise
 
     def generate(
         self, requests: Iterable[Request], *, sampling: Sampling, logprobs: bool = False
     ) -> Iterator[Completion]:
-        """Yield completions as they arrive; on a lasting failure, first those that arrived, then ``ValueError``."""
+        """Yield completions as they arrive; if some never do, a final ``ValueError`` says which and why.
+
+        What concerns every request (another model answers, the key is refused, three requests in a row fail) ends the
+        call at once, after handing over what has arrived.
+        """
         todo: queue.SimpleQueue[Request] = queue.SimpleQueue()
         count = 0
         for request in check_requests(requests):
             todo.put(request)
             count += 1
-        done: queue.Queue[Completion | Exception] = queue.Queue(maxsize=2 * self.in_flight)
+        done: queue.Queue[Completion | tuple[Request, Exception]] = queue.Queue(maxsize=2 * self.in_flight)
         stopped = self.wire.stopped = threading.Event()
 
         def work() -> None:
             while not stopped.is_set():
                 try:
                     request = todo.get_nowait()
-                    done.put(self._complete(request, sampling, logprobs))
                 except queue.Empty:
                     return
-                except Exception as error:  # handed to the caller, who raises it
-                    done.put(error)
-                    return
+                try:
+                    done.put(self._complete(request, sampling, logprobs))
+                except Exception as error:  # handed to the caller
+                    done.put((request, error))
 
         workers = [threading.Thread(target=work, daemon=True) for _ in range(min(self.in_flight, count))]
         for worker in workers:
             worker.start()
+        failed: list[tuple[Request, Exception]] = []
+        in_a_row = 0
         try:
             for _ in range(count):
                 result = done.get()
-                if isinstance(result, Exception):
+                if isinstance(result, Completion):
+                    in_a_row = 0
+                    yield result
+                    continue
+                failed.append(result)
+                in_a_row += 1
+                if not isinstance(result[1], Unanswered) or in_a_row >= _FAILURES_IN_A_ROW:
                     stopped.set()
                     yield from _arrived(done)
-                    raise result
-                yield result
+                    raise result[1]
+            if failed:
+                raise _incomplete(failed, count) from failed[0][1]
         finally:
             stopped.set()
             list(_arrived(done))  # so that no worker waits for room
@@ -118,9 +151,22 @@ class ServerEngine:
             "stop_token_ids": end_ids(sampling.stop_token_ids, self.tokenizer.eos_token_id), "return_token_ids": True,
             "skip_special_tokens": False, "logprobs": 1 if logprobs else None,
         }  # fmt: skip
-        return self.wire.ask(
-            "/completions", body, lambda answer: self._read(answer, request, sampling, logprobs), seed=seed
-        )
+        most = (1 << 20) + _BYTES_A_TOKEN * (len(request.prompt_ids) + sampling.max_new_tokens)
+
+        def ask() -> Completion:
+            return self.wire.ask(
+                "/completions", body, lambda answer: self._read(answer, request, sampling, logprobs), seed=seed,
+                most_bytes=most,
+            )  # fmt: skip
+
+        try:
+            return ask()
+        except Unknown:
+            if self._adapter is None or self._adapter[0] != body["model"]:
+                raise
+        with self._loading:  # a server that was started again knows the base only
+            self._load_adapter()
+        return ask()
 
     def _read(self, answer: Any, request: Request, sampling: Sampling, logprobs: bool) -> Completion:
         """Check an answer against what was asked; anything off is a :class:`BadAnswer`, a wrong model an error."""
@@ -144,6 +190,8 @@ class ServerEngine:
         room = (self.context_length or 10**9) - len(request.prompt_ids)
         if reason not in ("stop", "length") or (reason == "length" and len(ids) < min(sampling.max_new_tokens, room)):
             raise BadAnswer(f"an unfinished answer: {len(ids)} tokens, finish_reason {str(reason)[:40]!r}")
+        if reason == "stop" and ids[-1] not in {*sampling.stop_token_ids, *self._ends, choice.get("stop_reason")}:
+            raise BadAnswer(f"it says that it stopped, but its last token {ids[-1]} is none to stop at")
         logp = _logp(choice, len(ids)) if logprobs else None
         return Completion(request.problem_id, request.draw, tuple(ids), reason, logp)
 
@@ -164,7 +212,22 @@ def _is_finite(value: Any) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
 
 
-def _arrived(done: queue.Queue[Completion | Exception]) -> Iterator[Completion]:
+def _own_ends(folder: str | Path) -> list[int]:
+    """The end tokens that a model folder's generation_config.json names, where there is one."""
+    path = Path(folder) / "generation_config.json"
+    return end_ids(read_json(path).get("eos_token_id")) if path.is_file() else []
+
+
+def _incomplete(failed: Sequence[tuple[Request, Exception]], count: int) -> ValueError:
+    named = "; ".join(f"{request.problem_id} draw {request.draw}: {error}" for request, error in failed[:5])
+    more = f"; and {len(failed) - 5} more" if len(failed) > 5 else ""
+    return ValueError(
+        f"{len(failed)} of {count} requests got no usable answer: {named}{more}. All others are done: start the same "
+        "command again to ask for these only"
+    )
+
+
+def _arrived(done: queue.Queue[Completion | tuple[Request, Exception]]) -> Iterator[Completion]:
     """What is in the queue now, errors left out."""
     while True:
         try:

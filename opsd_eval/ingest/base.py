@@ -8,7 +8,6 @@ from __future__ import annotations
 import ast
 import json
 import math
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -184,23 +183,6 @@ def prompt_hash(prompt: Any) -> str | None:
     if prompt is None:
         return None
     return sha256_text(prompt if isinstance(prompt, str) else json.dumps(prompt, sort_keys=True))
-
-
-_NAMES = r"api[_-]?key|secret|passw|credential|authorization|(?:access|auth|hf|hub|api|bearer)[_-]?token"
-_SECRET = re.compile(rf"{_NAMES}|^token$", re.IGNORECASE)
-_ASSIGNED = re.compile(rf"((?:{_NAMES})[\w-]{{0,30}})(=|: ?)(?:bearer )?[^,\s}}\"']+", re.IGNORECASE)
-_IN_URL = re.compile(r"://[^/\s@]{1,200}@")
-
-
-def redact(value: Any) -> Any:
-    """A copy of a log's settings without secrets: keys and ``name=value`` texts that look like credentials."""
-    if isinstance(value, Mapping):
-        return {k: "[removed]" if _SECRET.search(str(k)) and v is not None else redact(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [redact(v) for v in value]
-    if isinstance(value, str):
-        return _IN_URL.sub("://[removed]@", _ASSIGNED.sub(r"\1\2[removed]", value))
-    return value
 
 
 class Namer:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from opsd_eval.ingest.base import IngestLog, Item, Source, redact
+from opsd_eval.ingest.base import IngestLog, Item, Source
+from opsd_eval.locks import locked
 from opsd_eval.records import (
     Problem,
     Sample,
@@ -27,6 +26,7 @@ from opsd_eval.records import (
     write_json,
     write_run,
 )
+from opsd_eval.secrets import redact
 
 REPORT = "ingest.json"
 _LOCK = ".ingest.lock"
@@ -104,17 +104,7 @@ def _only_one(out: Path) -> Iterator[None]:
     """
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not any((out / n).exists() for n in _OURS))):
         raise ValueError(f"{out} exists and is no sample set: give a new folder with --out")
-    out.mkdir(parents=True, exist_ok=True)
-    with (out / _LOCK).open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.seek(0)
-            holder = file.read(20).strip()
-            raise ValueError(f"{out} is being written by another ingest (process {holder}); wait or stop it") from None
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n")
-        file.flush()
+    with locked(out, f"{out} is being written by another ingest (process {{holder}}); wait or stop it", name=_LOCK):
         yield
 
 

@@ -1,15 +1,13 @@
-import json
 import os
 import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from engine_fixtures import byte_tokenizer, tiny_model
+from fake_server import FAILURES, FakeServer, good
 
 from opsd_eval.engines import Request, Sampling, load_engine
 from opsd_eval.engines.server import ServerEngine
@@ -18,124 +16,6 @@ from opsd_eval.sampling import sample_benchmark
 
 ITEMS = [Request(f"p{i}", draw, (10 + i, 20, 30)) for i in range(10) for draw in range(2)]
 KEY = "sk-very-secret"
-
-
-def good(body):
-    """The answer of an honest server: the seed's digits as tokens."""
-    ids = [3 + int(digit) for digit in str(body["seed"])[:5]] + [2]
-    choice = {"index": 0, "text": "", "finish_reason": "stop", "token_ids": ids, "prompt_token_ids": body["prompt"]}
-    if body["logprobs"]:
-        choice["logprobs"] = {"token_logprobs": [-0.5] * len(ids)}
-    return {"model": body["model"], "choices": [choice]}
-
-
-class FakeServer:
-    """Plays a list of failures, one for each request for a completion, then answers honestly."""
-
-    def __init__(self, failures=(), models=("tiny",), always=None):
-        self.failures, self.always, self.bodies, self.headers = list(failures), always, [], []
-        self.lock = threading.Lock()
-        fake = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.0"
-
-            def do_GET(self):
-                self.reply({"data": [{"id": name, "max_model_len": 100} for name in models]})
-
-            def do_POST(self):
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                with fake.lock:
-                    fake.bodies.append(body)
-                    fake.headers.append(dict(self.headers))
-                    failure = fake.failures.pop(0) if fake.failures else fake.always
-                if failure is None:
-                    self.reply(good(body))
-                else:
-                    failure(self, body)
-
-            def reply(self, answer, status=200, headers=(), cut=None):
-                data = (answer if isinstance(answer, str) else json.dumps(answer)).encode()
-                self.send_response(status)
-                for name, value in headers:
-                    self.send_header(name, value)
-                self.send_header("Content-Length", str(len(data)))
-                self.end_headers()
-                self.wfile.write(data[:cut])
-
-            def log_message(self, *args):
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
-        self.server.handle_error = lambda *_: None  # a client that gave up is part of the play
-        threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
-        self.url = f"http://127.0.0.1:{self.server.server_address[1]}/v1"
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.server.shutdown()
-        self.server.server_close()
-
-
-def changed(**changes):
-    """A failure that alters the honest answer's choice."""
-
-    def play(handler, body):
-        answer = good(body)
-        answer["choices"][0].update(changes)
-        handler.reply(answer)
-
-    return play
-
-
-def duplicated(handler, body):
-    answer = good(body)
-    handler.reply({**answer, "choices": answer["choices"] * 2})
-
-
-def slow(handler, body):
-    time.sleep(1.5)
-    handler.reply(good(body))
-
-
-def trickle(handler, body):
-    handler.send_response(200)
-    handler.end_headers()
-    for _ in range(40):
-        handler.wfile.write(b" ")
-        handler.wfile.flush()
-        time.sleep(0.05)
-
-
-FAILURES = {
-    "429": lambda handler, body: handler.reply("slow down", status=429, headers=[("Retry-After", "0")]),
-    "500": lambda handler, body: handler.reply("<html>oops", status=500),
-    "truncated JSON": lambda handler, body: handler.reply(json.dumps(good(body))[:40]),
-    "body cut short": lambda handler, body: handler.reply(good(body), cut=30),
-    "not JSON": lambda handler, body: handler.reply("hello"),
-    "a number of 10,000 digits": lambda handler, body: handler.reply("1" * 10_000),
-    "deeply nested": lambda handler, body: handler.reply("[" * 200_000),
-    "a list": lambda handler, body: handler.reply([1, 2]),
-    "choices of another type": lambda handler, body: handler.reply({"model": "tiny", "choices": [3]}),
-    "no choices": lambda handler, body: handler.reply({"model": "tiny", "choices": []}),
-    "duplicated answer": duplicated,
-    "another prompt's answer": changed(prompt_token_ids=[1, 2, 3]),
-    "partial answer": changed(finish_reason="length"),
-    "aborted answer": changed(finish_reason="abort"),
-    "no tokens": changed(token_ids=[]),
-    "tokens of another type": changed(token_ids=["a"]),
-    "too many tokens": changed(token_ids=[5] * 500),
-    "huge token id": changed(token_ids=[10**30]),
-    "logp missing": changed(logprobs=None),
-    "logp of another length": changed(logprobs={"token_logprobs": [-1.0]}),
-    "logp not finite": changed(logprobs={"token_logprobs": [float("nan")] * 6}),
-    "too slow": slow,
-    "trickling": trickle,
-    "connection closed": lambda handler, body: handler.connection.shutdown(socket.SHUT_RDWR),
-}
 
 
 @pytest.fixture(scope="module")

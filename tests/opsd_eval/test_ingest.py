@@ -20,8 +20,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from opsd_eval.ingest import add_arguments, detect, ingest, run
-from opsd_eval.ingest.base import gold_and_reference, redact
+from opsd_eval.ingest.base import gold_and_reference
 from opsd_eval.records import load_sample_set, read_jsonl, read_run
+from opsd_eval.secrets import redact
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "ingest"
 
