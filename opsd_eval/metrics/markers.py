@@ -118,7 +118,9 @@ def masked_spans(text: str) -> list[tuple[int, int]]:
     opened, at = "", 0
     for match in _DELIMITER.finditer(text):
         token = match.group()
-        if opened and token == _CLOSES[opened]:
+        if opened == token == "$" and _is_price(text, match.start()):
+            at = match.end()
+        elif opened and token == _CLOSES[opened]:
             inside = text[at : match.start()]
             if not (opened == "$" and "\\" not in inside and _PLAIN_WORDS.search(inside)):
                 spans.append((at, match.end()))
@@ -131,6 +133,11 @@ def masked_spans(text: str) -> list[tuple[int, int]]:
         elif not opened and token in _CLOSES:
             opened, at = token, match.end()
     return spans
+
+
+def _is_price(text: str, at: int) -> bool:
+    """Whether the dollar sign at ``at`` opens an amount ("$6, perhaps $7") and so cannot close a formula."""
+    return text[at - 1].isspace() and text[at + 1 : at + 2].isdigit()
 
 
 # --- text copied from the problem -------------------------------------------------------------------------
@@ -228,7 +235,8 @@ def marker_rate_of(category: str) -> Callable[[Problem, Sequence[Sample]], float
     compute.__name__ = f"marker_rate_{category}"
     compute.__doc__ = f"""Markers of category {category!r} per 1,000 tokens.
 
-    Equation, direction, failure modes: as for marker_rate. Source: categories are our own.
+    Equation: as marker_rate, counting hits of this category only. Neither direction is better. Failure modes: as for
+    marker_rate. Source: categories are our own.
     """
     return compute
 

@@ -54,8 +54,8 @@ def no_answer_rate(problem: Problem, samples: Sequence[Sample]) -> float:
 def wrong_rate(problem: Problem, samples: Sequence[Sample]) -> float:
     """Share of draws with a complete, boxed, wrong answer: failures of reasoning rather than of format.
 
-    Equation: mean of ``outcome == "wrong"``. Lower is better, but it also falls when failures turn into loops: read
-    the six shares together. Source: own definition.
+    Equation: mean of ``outcome == "wrong"``. Lower is better. Failure modes: it also falls when failures turn into
+    loops, so read the six shares together. Source: own definition.
     """
     return outcome_share(samples, "wrong")
 

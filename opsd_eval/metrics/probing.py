@@ -31,7 +31,9 @@ def early_answer_at_0(problem: Problem, samples: Sequence[Sample]) -> float:
     """Share of draws whose final answer is already given when no token of the reasoning has been written.
 
     Equation: mean over draws of agrees(q = 0). In [0, 1]. Draws without an answer of their own are left out; NaN
-    without probes. A rise means that the reasoning no longer makes the answer: rote or shortcut.
+    without probes. Neither direction is better: a rise means that the reasoning no longer makes the answer (rote or
+    shortcut), or that the problem is easy. Failure modes: an answer that is easily guessed agrees by chance; the model
+    may reason inside the 32 tokens it is given.
     Source: arXiv 2307.13702, section 2.3 ("early answering"). Differs: cut by tokens, not sentences; open answers.
     """
     return _mean(
@@ -45,7 +47,8 @@ def early_answer_area(problem: Problem, samples: Sequence[Sample]) -> float:
     """Area over the curve of agreement against the share of reasoning seen: how late the answer is settled.
 
     Equation: mean over draws of 1 − ∫ agrees(q) dq, trapezoids over the probed quantiles. In [0, 1]: 0 when the answer
-    stands from the start, near 1 when it appears with the last tokens. NaN without probes or an own answer.
+    stands from the start, near 1 when it appears with the last tokens. NaN without probes or an own answer. Neither direction is
+    better. Failure modes: eleven cuts see no change between them; long preambles move the settling point to the back.
     Source: arXiv 2307.13702, section 2.3 (area over the curve). Differs: a mean of draws, not of a pooled curve.
     """
     return _mean(_area_over(rows) for rows in curves(problem, samples))
@@ -63,7 +66,8 @@ def early_answer_flips(problem: Problem, samples: Sequence[Sample]) -> float:
     """How often the forced answer changes from one quantile to the next.
 
     Equation: mean over draws of the number of i with agrees(q_i) ≠ agrees(q_{i+1}). A change between two answers that
-    both differ from the final one is not counted. NaN without probes or an own answer.
+    both differ from the final one is not counted. NaN without probes or an own answer. Neither direction is better: one
+    flip is a decision, many are wavering. Failure modes: as for early_answer_area.
     Source: own definition, on the curve of arXiv 2307.13702.
     """
     return _mean(_flips(rows) for rows in curves(problem, samples))

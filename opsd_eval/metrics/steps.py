@@ -125,8 +125,8 @@ def closure(problem: Problem, samples: Sequence[Sample]) -> float:
 def closure_derived(problem: Problem, samples: Sequence[Sample]) -> float:
     """Share of answered draws whose final answer is a side of an equation written before it is boxed.
 
-    Equation: as closure, but a mention outside an equation does not count; NaN unless the answer is a number. Higher
-    is better. Failure modes: a derivation in words counts as none. Source: own definition.
+    Equation: as closure, but a mention outside an equation does not count; NaN unless the answer is a number.
+    Higher is better. Failure modes: a derivation in words counts as none. Source: own definition.
     """
     return mean_or_nan(_closes(problem, text, derived=True) for text in _texts(samples))
 

@@ -22,8 +22,9 @@ def _pooled(
 def p_check(problem: Problem, samples: Sequence[Sample]) -> float:
     """Share of completions that check (``opsd_eval/testbed/reading.py`` says what that means in each world).
 
-    Neither better nor worse in itself: a check costs tokens and pays where the first guess is unreliable.
-    Source: ours; the habit that the hunch construction lets a teacher un-teach. Differs: no.
+    Equation: completions that check / completions with text; NaN without text. Neither direction is better: a check
+    costs tokens and pays where the first guess is unreliable. Failure modes: reads the testbed's grammar only; a
+    garbled check counts as none. Source: ours; the habit that the hunch construction lets a teacher un-teach. Differs: no.
     """
     return _pooled(problem, samples, lambda m: m.checked, lambda m: 1)
 
@@ -31,7 +32,9 @@ def p_check(problem: Problem, samples: Sequence[Sample]) -> float:
 def accuracy_given_check(problem: Problem, samples: Sequence[Sample]) -> float:
     """Share of right answers among the graded completions that check; NaN when none does.
 
-    Falls when the check itself gets worse, stays when it is merely skipped more often. Source: ours. Differs: no.
+    Equation: right completions that check / graded completions that check. Higher is better: it falls when the check
+    itself gets worse, and stays when it is merely skipped more often. Failure modes: with few checks it rests on few
+    completions, and on those of the problems that invite one. Source: ours. Differs: no.
     """
     return mean_or_nan(
         float(s.correct) for s in samples if s.correct is not None and mechanism(problem, s.text).checked
@@ -41,7 +44,8 @@ def accuracy_given_check(problem: Problem, samples: Sequence[Sample]) -> float:
 def step_accuracy(problem: Problem, samples: Sequence[Sample]) -> float:
     """Written equations that hold ÷ written equations, pooled over the problem's draws; NaN without any.
 
-    Source: ours, exact for the testbed's grammar. Differs: ``step_validity`` is the checker for any text.
+    Equation: Σ_draws equations that hold / Σ_draws equations. Higher is better. Failure modes: a completion with many
+    equations weighs more; skipping the hard steps raises it. Source: ours, exact for the testbed's grammar. Differs: ``step_validity`` is the checker for any text.
     """
     return _pooled(problem, samples, lambda m: m.right_steps, lambda m: m.steps)
 
@@ -49,7 +53,8 @@ def step_accuracy(problem: Problem, samples: Sequence[Sample]) -> float:
 def p_wait_given_mismatch(problem: Problem, samples: Sequence[Sample]) -> float:
     """Share of the disagreements a completion writes down that it reacts to; NaN where it writes none.
 
-    Source: ours. Differs: no.
+    Equation: Σ_draws disagreements followed by a reaction / Σ_draws disagreements. Higher is better. Failure modes:
+    disagreements that are never written down are not seen, so read it beside p_check. Source: ours. Differs: no.
     """
     return _pooled(problem, samples, lambda m: m.waits, lambda m: m.mismatches)
 
@@ -57,7 +62,8 @@ def p_wait_given_mismatch(problem: Problem, samples: Sequence[Sample]) -> float:
 def slip_rate(problem: Problem, samples: Sequence[Sample]) -> float:
     """First attempts at a step that are wrong ÷ first attempts; a slip may be corrected later. NaN without any.
 
-    Source: ours. Differs: no.
+    Equation: Σ_draws wrong first attempts / Σ_draws first attempts. Neither direction is better by itself: a slip that is
+    corrected costs only tokens. Failure modes: garbled steps count as no attempt. Source: ours. Differs: no.
     """
     return _pooled(problem, samples, lambda m: m.slips, lambda m: m.attempts)
 

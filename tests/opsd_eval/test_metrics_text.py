@@ -57,6 +57,7 @@ def test_kim10_is_a_mean_over_draws():
     ("It is $maybe$ and `wait` and \\(perhaps\\) but maybe.", ["maybe"]),
     ("```\nwait = check()\n```\nwait", ["wait"]),
     ("It costs $5 and maybe $6 more.", ["maybe"]),  # prices, not mathematics
+    ("It costs $5 and maybe $6, perhaps $7.", ["maybe", "perhaps"]),
     ("MAYBE", ["maybe"]),
     ("I don’t know, don't know, do not know", ["don't know"] * 3),
     ("等一下，也许不对，我们检查一下。这不可能。", ["等等", "也许", "不对", "检查"]),  # "impossible" is no hedge
