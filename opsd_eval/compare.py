@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from opsd_eval import compare_gaps
 from opsd_eval.measures import SERIAL_SAMPLES, Measures, measure_set, problem_list, read_measures
 from opsd_eval.metrics import FAMILIES, METRICS, PAIR_METRICS, SET_PAIR_METRICS, expand_metrics, find_metric
 from opsd_eval.metrics.accuracy import graded_counts
@@ -273,8 +274,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--metric", action="append", metavar="NAME", help="metric or family; repeat for several "
                         "(default: what both sets have, and the pair metrics)")  # fmt: skip
     parser.add_argument("--margin", type=float, default=None, help="differences inside ±MARGIN count as preserved")
-    parser.add_argument("--axis", metavar="NAME=VALUE,…", help="values of a declared axis that training saw, such as "
-                        "length=3,4: adds the generalization gap to every other value")  # fmt: skip
+    compare_gaps.add_arguments(parser)
     parser.add_argument("--level", type=float, default=0.95, help="level of the intervals (default 0.95)")
     parser.add_argument("--json", action="store_true", help='print {"rows": [...]} and nothing else')
 
@@ -285,7 +285,7 @@ def run(args: argparse.Namespace) -> int:
 
     if len(args.sets) not in (2, 3):
         raise ValueError(f"compare takes two or three sample sets, got {len(args.sets)}")
-    for folder in args.sets:
+    for folder in (*args.sets, *(args.against or ())):
         grade_set(folder)
     pairs = [(args.sets[0], other) for other in args.sets[1:]] + ([tuple(args.sets[1:])] if args.sets[2:] else [])
     rows = []
@@ -294,8 +294,7 @@ def run(args: argparse.Namespace) -> int:
         rows += [{"contrast": f"{b} - {a}", **row} for row in table.to_dict("records")]
     extra = recovered(*args.sets, metrics=args.metric, level=args.level) if len(args.sets) == 3 else None
     extra_rows = [] if extra is None else [{"contrast": "recovered_fraction", **r} for r in extra.to_dict("records")]
-    for a, b in pairs if args.axis else ():
-        extra_rows += gap_rows(a, b, args.axis, metrics=args.metric, level=args.level)
+    extra_rows += compare_gaps.gap_rows(args.sets, pairs, args, lambda a, b: _shared_names(a, b, args.metric))
     if args.json:
         print(dumps({"rows": rows + extra_rows}))
     else:
@@ -307,19 +306,10 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def gap_rows(
-    a: Path, b: Path, axis: str, *, metrics: Iterable[str] | None, level: float
-) -> list[dict[str, Any]]:
-    """Generalization gaps of the change from a to b: trained values of an axis against every other value."""
-    from opsd_eval.metrics.generalization import gaps_by_axis
-
-    name, _, values = axis.partition("=")
-    if not name or not values:
-        raise ValueError(f"--axis {axis!r} should read NAME=VALUE,VALUE, such as length=3,4")
+def _shared_names(a: Path, b: Path, metrics: Iterable[str] | None) -> list[str]:
+    """The metrics of one set that both sides have, measured first where need be."""
     plain, _ = _split_names(metrics)
-    left, right = read_measures(a), read_measures(b)
-    table = gaps_by_axis(a, b, axis=name, trained=values.split(","), metrics=_shared(left, right, plain), level=level)
-    return [{"contrast": f"gap of {b} - {a}", **row} for row in table.to_dict("records")]
+    return _shared(_measured(a, plain), _measured(b, plain), plain)
 
 
 def format_rows(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -121,8 +121,9 @@ def pass_at(k: int) -> Metric:
 def pass_gap(n: int) -> Metric:
     """pass@n − pass@1: how much more the model can solve with n tries than with one.
 
-    Equation: [1 − C(n−c, n) / C(n, n)] − c/n for n graded draws, in general pass@n − pass@1 of all graded draws. NaN with fewer than n graded draws. Neither direction is better by itself: sharpening shrinks it from below,
-    collapse from above; read it beside pass@1 and pass@n. Failure modes: those of pass@n.
+    Equation: pass@n − c/N over N graded draws, which is 1[c ≥ 1] − c/n for N = n; NaN for N < n. Neither direction is
+    better by itself: sharpening shrinks it from below, collapse from above; read it beside pass@1 and pass@n. Failure
+    modes: those of pass@n.
     Source: arXiv 2504.13837 (coverage beyond the first draw). Differs: a difference, not a curve.
     """
     def compute(problem: Problem, samples: Sequence[Sample]) -> float:

@@ -1,32 +1,34 @@
-"""Generalization: what training changed in against out of distribution, and whether the test was kept apart.
+"""Generalization: what training changed in against out of distribution.
 
 A gap is a difference in differences: (in distribution, after − before) − (out of distribution, after − before). The
 plain difference between two test sets only says that one of them is harder.
+
+=====================================  =======================================================================
+axis                                   function
+=====================================  =======================================================================
+longer, larger, another level          :func:`gaps_by_axis` on one pair of sets whose problems declare the axis
+another family, or off-task forgetting :func:`generalization_gap` on two pairs of sets
+trained on against held out            :func:`gaps_by_exposure` with the training problems (``leakage.py``)
+perturbed twins                        :func:`twin_gap`, paired by twin
+=====================================  =======================================================================
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from opsd_eval.metrics.base import NAN
+from opsd_eval.metrics.leakage import HELD_OUT, TRAINED, exposure
 from opsd_eval.names import unknown_name
-from opsd_eval.records import Problem, read_problems, sha256_text
+from opsd_eval.records import Problem, read_problems
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from opsd_eval.measures import Measures
     from opsd_eval.stats import Difference
-
-NEAR_COPY = 0.8
-NGRAM = 8
-LEAKS = ("same_id", "same_text", "same_words", "near_copy")
-
-
-# --- gaps -------------------------------------------------------------------------------------------------
 
 
 def generalization_gap(
@@ -39,17 +41,65 @@ def generalization_gap(
     """Gap of one metric between two measured pairs of sets, each (before, after) over the same problems.
 
     Positive: training changed the metric more in distribution. Clusters above the problem are used where declared.
+    With an off-task benchmark as ``out_sets`` this is forgetting, against what was gained on the task.
     """
-    from opsd_eval.measures import read_measures
     from opsd_eval.stats import difference_in_differences
 
-    sides = [read_measures(path) for path in (in_sets[1], in_sets[0], out_sets[1], out_sets[0])]
-    for side, path in zip(sides, (in_sets[1], in_sets[0], out_sets[1], out_sets[0]), strict=True):
-        if metric not in side.values:
-            raise ValueError(f"{path}: {unknown_name('measured metric', metric, list(side.values))}")
+    sides = [_measured(path, metric) for path in (in_sets[1], in_sets[0], out_sets[1], out_sets[0])]
     clusters = {pid: c for side in sides for pid, c in zip(side.problem_ids, side.clusters, strict=True)}
     labels = clusters if any(c is not None for c in clusters.values()) else None
     return difference_in_differences(*(side.scores(metric) for side in sides), clusters=labels, level=level)
+
+
+def twin_gap(
+    in_sets: tuple[Path | str, Path | str],
+    twin_sets: tuple[Path | str, Path | str],
+    *,
+    metric: str,
+    level: float = 0.95,
+) -> Difference:
+    """Gap between problems and their perturbed twins: the same plan, other numbers.
+
+    A twin names its original in ``metadata["twin_of"]``; several twins of one original are averaged. Equation: mean
+    over originals of (after − before) − (after − before of the twins), a paired t over originals (or their clusters),
+    so what a pair shares drops out. Positive: training helped these very problems more than others just like them, the
+    sign of learning by heart. Originals without a twin are dropped and counted.
+    """
+    from opsd_eval.stats import paired_difference
+
+    before, after = (_measured(path, metric) for path in in_sets)
+    own = _changes(before.scores(metric), after.scores(metric), in_sets)
+    first, last = (_measured(path, metric).scores(metric) for path in twin_sets)
+    theirs = _changes(first, last, twin_sets)
+    by_original: dict[str, list[float]] = {}
+    for problem_id, problem in read_problems(twin_sets[0]).items():
+        original = problem.metadata.get("twin_of")
+        if original in own and theirs[problem_id] == theirs[problem_id]:
+            by_original.setdefault(str(original), []).append(theirs[problem_id])
+    if not by_original:
+        raise ValueError(
+            f"{twin_sets[0]}: no problem names one of {in_sets[0]} in metadata['twin_of']; give the set of twins second"
+        )
+    twins = {pid: sum(found) / len(found) if (found := by_original.get(pid)) else NAN for pid in own}
+    labels = dict(zip(before.problem_ids, before.clusters, strict=True))
+    return paired_difference(own, twins, clusters=labels, level=level)
+
+
+def _measured(path: Path | str, metric: str) -> Measures:
+    from opsd_eval.measures import read_measures
+
+    side = read_measures(path)
+    if metric not in side.values:
+        raise ValueError(f"{path}: {unknown_name('measured metric', metric, list(side.values))}")
+    return side
+
+
+def _changes(
+    before: Mapping[str, float], after: Mapping[str, float], names: tuple[Path | str, Path | str]
+) -> dict[str, float]:
+    from opsd_eval.stats_estimates import same_problems
+
+    return {pid: after[pid] - before[pid] for pid in same_problems([str(n) for n in names], [before, after])}
 
 
 def gaps_by_axis(
@@ -61,29 +111,55 @@ def gaps_by_axis(
     ``trained`` lists the axis values that training saw (compared as text); every other value is one way out of
     distribution. Problems that do not declare the axis are left out, and counted in ``n_undeclared``.
     """
+    problems = read_problems(before)
+    values = {pid: str(p.axes[axis]) for pid, p in problems.items() if axis in p.axes}
+    inside = {str(value) for value in trained}
+    if not values:
+        raise ValueError(f"{before}: no problem declares the axis {axis!r}; declared are {_axes(problems.values())}")
+    if not inside & set(values.values()):
+        known = sorted(set(values.values()))
+        raise ValueError(f"axis {axis!r} has the values {known}; none of them is among the trained {sorted(inside)}")
+    return _gap_table((before, after), problems, (axis, values, inside), metrics=metrics, level=level)
+
+
+def gaps_by_exposure(
+    before: Path | str, after: Path | str, *, train: Iterable[Problem], metrics: Sequence[str], level: float = 0.95
+) -> pd.DataFrame:
+    """One row a metric: how much more it changed on problems found in the training data than on held-out ones.
+
+    Columns as in :func:`gaps_by_axis`, the axis being ``exposure``. Recognised are copies and near copies of training
+    problems (``leakage.py``); a set without any, or with nothing else, is an error.
+    """
+    problems = read_problems(before)
+    values = exposure(train, problems.values())
+    found = sum(value == TRAINED for value in values.values())
+    if not 0 < found < len(values):
+        raise ValueError(
+            f"{before}: {found} of {len(values)} problems are in the training data; a gap needs some that are "
+            f"({TRAINED}) and some that are not ({HELD_OUT})"
+        )
+    return _gap_table((before, after), problems, ("exposure", values, {TRAINED}), metrics=metrics, level=level)
+
+
+def _gap_table(
+    sets: tuple[Path | str, Path | str], problems: Mapping[str, Problem],
+    groups: tuple[str, Mapping[str, str], set[str]], *, metrics: Sequence[str], level: float,
+) -> pd.DataFrame:  # fmt: skip
+    """Gaps between the problems labelled with an inside value and those of every other label."""
     import pandas as pd
 
     from opsd_eval.measures import read_measures
     from opsd_eval.stats import difference_in_differences
 
-    problems = read_problems(before)
-    values = {pid: str(p.axes[axis]) for pid, p in problems.items() if axis in p.axes}
-    known = sorted(set(values.values()))
-    inside = {str(value) for value in trained}
-    if not values:
-        raise ValueError(f"{before}: no problem declares the axis {axis!r}; declared are {_axes(problems.values())}")
-    if not inside & set(known):
-        raise ValueError(f"axis {axis!r} has the values {known}; none of them is among the trained {sorted(inside)}")
-    first, last = read_measures(before), read_measures(after)
+    axis, values, inside = groups
+    first, last = (read_measures(path) for path in sets)
     clusters = {pid: p.cluster for pid, p in problems.items()}
     labels = clusters if any(clusters.values()) else None
+    inner = [pid for pid, value in values.items() if value in inside]
     rows = []
     for metric in metrics:
         old, new = first.scores(metric), last.scores(metric)
-        inner = [pid for pid, value in values.items() if value in inside]
-        for value in known:
-            if value in inside:
-                continue
+        for value in sorted(set(values.values()) - inside):
             outer = [pid for pid, v in values.items() if v == value]
             gap = difference_in_differences(
                 *({pid: table[pid] for pid in ids} for ids in (inner, outer) for table in (new, old)),
@@ -106,94 +182,3 @@ def _change(old: Mapping[str, float], new: Mapping[str, float], ids: Sequence[st
 
 def _axes(problems: Iterable[Problem]) -> list[str]:
     return sorted({axis for problem in problems for axis in problem.axes})
-
-
-# --- leakage ----------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Leak:
-    """A test problem that training may have seen: how it was recognised, in which training problem, how alike."""
-
-    problem_id: str
-    train_id: str
-    kind: str
-    overlap: float
-
-
-_WORD = re.compile(r"\w+")
-_NUMBER = re.compile(r"\d+(?:\.\d+)?")
-
-
-def find_leaks(train: Iterable[Problem], test: Iterable[Problem]) -> list[Leak]:
-    """Test problems found in training data, the strongest evidence for each.
-
-    ``same_id``; ``same_text``: identical question; ``same_words``: identical up to case, spaces and punctuation;
-    ``near_copy``: the same numbers and at least 80 % of its 8-word sequences in one training question. Two problems of
-    one template with different numbers are not a leak. Questions below 8 words are compared whole. Linear in the text.
-    """
-    index = _TrainIndex(train)
-    return [leak for problem in test if (leak := index.leak(problem)) is not None]
-
-
-def guard_against_leaks(train: Iterable[Problem], test: Iterable[Problem]) -> None:
-    """Raise ``ValueError`` naming test problems that are in the training data; return when there is none."""
-    leaks = find_leaks(train, test)
-    if leaks:
-        shown = "; ".join(f"{leak.problem_id} ({leak.kind} as {leak.train_id})" for leak in leaks[:5])
-        raise ValueError(
-            f"{len(leaks)} test problems are in the training data: {shown}. Drop them from one of the two, or draw the "
-            "splits by a hash of the problem so that no seed can mix them"
-        )
-
-
-class _TrainIndex:
-    """Hashes of training questions: whole, by words, and by 8-word sequences."""
-
-    def __init__(self, problems: Iterable[Problem]) -> None:
-        self.ids: set[str] = set()
-        self.texts: dict[str, str] = {}
-        self.words: dict[str, str] = {}
-        self.grams: dict[int, list[int]] = {}
-        self.names: list[str] = []
-        self.numbers: list[tuple[str, ...]] = []
-        for problem in problems:
-            words = _WORD.findall(problem.question.lower())
-            self.ids.add(problem.problem_id)
-            self.texts.setdefault(sha256_text(problem.question), problem.problem_id)
-            self.words.setdefault(sha256_text(" ".join(words)), problem.problem_id)
-            number = len(self.names)
-            self.names.append(problem.problem_id)
-            self.numbers.append(tuple(sorted(_NUMBER.findall(problem.question))))
-            for gram in set(_grams(words)):
-                owners = self.grams.setdefault(gram, [])
-                if len(owners) < 50:  # a sequence that fifty questions share is template, not evidence
-                    owners.append(number)
-
-    def leak(self, problem: Problem) -> Leak | None:
-        """The strongest evidence that a test problem is in the training data."""
-        words = _WORD.findall(problem.question.lower())
-        if problem.problem_id in self.ids:
-            return Leak(problem.problem_id, problem.problem_id, "same_id", 1.0)
-        for kind, table, text in (("same_text", self.texts, problem.question), ("same_words", self.words, None)):
-            key = sha256_text(" ".join(words) if text is None else text)
-            if key in table:
-                return Leak(problem.problem_id, table[key], kind, 1.0)
-        return self._near_copy(problem, words)
-
-    def _near_copy(self, problem: Problem, words: Sequence[str]) -> Leak | None:
-        grams = set(_grams(words))
-        if not grams:
-            return None
-        hits: dict[int, int] = {}
-        for gram in grams:
-            for owner in self.grams.get(gram, ()):
-                hits[owner] = hits.get(owner, 0) + 1
-        numbers = tuple(sorted(_NUMBER.findall(problem.question)))
-        found = [(n / len(grams), -o) for o, n in hits.items() if self.numbers[o] == numbers]
-        share, owner = max(found, default=(0.0, 0))
-        return Leak(problem.problem_id, self.names[-owner], "near_copy", share) if share >= NEAR_COPY else None
-
-
-def _grams(words: Sequence[str]) -> list[int]:
-    return [hash(tuple(words[i : i + NGRAM])) for i in range(len(words) - NGRAM + 1)]

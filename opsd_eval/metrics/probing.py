@@ -47,8 +47,9 @@ def early_answer_area(problem: Problem, samples: Sequence[Sample]) -> float:
     """Area over the curve of agreement against the share of reasoning seen: how late the answer is settled.
 
     Equation: mean over draws of 1 − ∫ agrees(q) dq, trapezoids over the probed quantiles. In [0, 1]: 0 when the answer
-    stands from the start, near 1 when it appears with the last tokens. NaN without probes or an own answer. Neither direction is
-    better. Failure modes: eleven cuts see no change between them; long preambles move the settling point to the back.
+    stands from the start, near 1 when it appears with the last tokens. NaN without probes or an own answer.
+    Neither direction is better. Failure modes: eleven cuts see no change between them; long preambles move the settling
+    point to the back.
     Source: arXiv 2307.13702, section 2.3 (area over the curve). Differs: a mean of draws, not of a pooled curve.
     """
     return _mean(_area_over(rows) for rows in curves(problem, samples))

@@ -24,7 +24,8 @@ def p_check(problem: Problem, samples: Sequence[Sample]) -> float:
 
     Equation: completions that check / completions with text; NaN without text. Neither direction is better: a check
     costs tokens and pays where the first guess is unreliable. Failure modes: reads the testbed's grammar only; a
-    garbled check counts as none. Source: ours; the habit that the hunch construction lets a teacher un-teach. Differs: no.
+    garbled check counts as none. Source: ours; the habit that the hunch construction lets a teacher un-teach.
+    Differs: no.
     """
     return _pooled(problem, samples, lambda m: m.checked, lambda m: 1)
 
@@ -45,7 +46,8 @@ def step_accuracy(problem: Problem, samples: Sequence[Sample]) -> float:
     """Written equations that hold ÷ written equations, pooled over the problem's draws; NaN without any.
 
     Equation: Σ_draws equations that hold / Σ_draws equations. Higher is better. Failure modes: a completion with many
-    equations weighs more; skipping the hard steps raises it. Source: ours, exact for the testbed's grammar. Differs: ``step_validity`` is the checker for any text.
+    equations weighs more; skipping the hard steps raises it. Source: ours, exact for the testbed's grammar.
+    Differs: ``step_validity`` is the checker for any text.
     """
     return _pooled(problem, samples, lambda m: m.right_steps, lambda m: m.steps)
 
@@ -62,8 +64,8 @@ def p_wait_given_mismatch(problem: Problem, samples: Sequence[Sample]) -> float:
 def slip_rate(problem: Problem, samples: Sequence[Sample]) -> float:
     """First attempts at a step that are wrong ÷ first attempts; a slip may be corrected later. NaN without any.
 
-    Equation: Σ_draws wrong first attempts / Σ_draws first attempts. Neither direction is better by itself: a slip that is
-    corrected costs only tokens. Failure modes: garbled steps count as no attempt. Source: ours. Differs: no.
+    Equation: Σ_draws wrong first attempts / Σ_draws first attempts. Neither direction is better by itself: a slip that
+    is corrected costs only tokens. Failure modes: garbled steps count as no attempt. Source: ours. Differs: no.
     """
     return _pooled(problem, samples, lambda m: m.slips, lambda m: m.attempts)
 

@@ -165,6 +165,19 @@ def sample_search(rng: random.Random, kind: str, design: Design = DESIGN) -> Sea
             return problem
 
 
+def twin_of(chain: Chain, rng: random.Random, *, pool: str = "test", design: Design = DESIGN) -> Chain:
+    """The same plan with other numbers: a chain of ``pool``, of the same kind and with the same signs in order."""
+    kind = kind_of(chain, design)
+    value_max, operand_max = _limits(kind, design)
+    for _ in range(100_000):
+        operations = tuple((sign, rng.randint(2 if sign == "*" else 1, operand_max)) for sign, _ in chain.operations)
+        twin = Chain(rng.randint(1, value_max), operations)
+        allowed = all(0 <= value <= value_max for value in twin.values)
+        if allowed and twin != chain and pool_of(twin, design) == pool and _is_kind(twin, kind, design):
+            return twin
+    raise ValueError(f"{chain.canonical} has no twin in the pool {pool!r}: too few chains have its signs")
+
+
 def _limits(kind: str, design: Design) -> tuple[int, int]:
     large = kind == "larger"
     return (

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from opsd_eval.names import lookup
 from opsd_eval.records import Problem, sha256_text
-from opsd_eval.testbed.chains import Canonical, Chain, pool_of, sample_chain, sample_search
+from opsd_eval.testbed.chains import Canonical, Chain, pool_of, sample_chain, sample_search, twin_of
 from opsd_eval.testbed.design import DESIGN
 from opsd_eval.testbed.traces import PLAIN, reference_text
 
@@ -15,6 +16,8 @@ SPLITS = {
     "corpus": ("corpus", None), "train": ("train", "id"), "id": ("test", "id"), "longer": ("test", "longer"),
     "larger": ("test", "larger"), "heldout_mix": ("test", "heldout_mix"),
 }  # fmt: skip
+#: The problems of ``train`` with other numbers, from the test pool: known by heart, or known how?
+TWINS = "train_twins"
 
 
 @dataclass(frozen=True)
@@ -67,8 +70,26 @@ def sample_canonical(rng: random.Random, family: str, kind: str) -> Canonical:
 
 def problems(world_name: str, split: str, n: int, seed: int) -> list[Problem]:
     """``n`` different problems of a split; the first m of n are those that asking for m gives."""
-    found = canonical_problems(world(world_name).family, split, n, seed)
+    family = world(world_name).family
+    lookup("testbed split", split, {**SPLITS, TWINS: None})
+    if split == TWINS:
+        return _twins(world_name, canonical_problems(family, "train", n, seed), seed)
+    found = canonical_problems(family, split, n, seed)
     return [as_problem(world_name, split, item) for item in found]
+
+
+def _twins(world_name: str, originals: Sequence[Canonical], seed: int) -> list[Problem]:
+    """One twin for each original, named by it in ``metadata["twin_of"]``."""
+    found: dict[str, Problem] = {}
+    for item in originals:
+        if not isinstance(item, Chain):
+            raise ValueError(f"{world_name} has no {TWINS}: only chains of operations have twins")
+        original = as_problem(world_name, "train", item)
+        rng = random.Random(f"{TWINS}/{seed}/{item.canonical}")
+        while (twin := as_problem(world_name, TWINS, twin_of(item, rng))).problem_id in found:
+            continue
+        found[twin.problem_id] = replace(twin, metadata={**twin.metadata, "twin_of": original.problem_id})
+    return list(found.values())
 
 
 def canonical_problems(family: str, split: str, n: int, seed: int) -> list[Canonical]:

@@ -82,6 +82,32 @@ def test_compare_adds_generalization_gaps_by_axis(tmp_path, capsys):
     assert cli.main(["compare", *sets, "--axis", "length"]) == 2
 
 
+def test_compare_adds_gaps_to_other_problems_to_twins_and_by_exposure(tmp_path, capsys):
+    def write(name, right, *, twins=False):
+        questions = [f"Question {'two' if twins else 'one'} {i}?" for i in range(4)]
+        folder = tmp_path / name
+        write_run(folder, new_run_record(name, "samples"))
+        write_problems(folder, [
+            Problem(f"{'q' if twins else 'p'}{i}", text, "7", metadata={"twin_of": f"p{i}"} if twins else {})
+            for i, text in enumerate(questions)
+        ])  # fmt: skip
+        append_samples(folder, [
+            Sample(f"{'q' if twins else 'p'}{i}", d, f"\\boxed{{{7 if d < right else 9}}}") for i in range(4)
+            for d in range(4)
+        ])  # fmt: skip
+        return str(folder)
+
+    sets = [write("a", 1), write("b", 4)]
+    others = [write("a2", 1, twins=True), write("b2", 2, twins=True)]
+    (tmp_path / "train.jsonl").write_text('{"question": "question one 0"}\n{"question": "Question one 1?"}\n')
+    options = ["--metric", "avg@k", "--json", "--train", str(tmp_path / "train.jsonl")]
+    assert cli.main(["compare", *sets, *options, "--against", *others]) == 0
+    exposure, twins = json.loads(capsys.readouterr().out)["rows"][-2:]
+    assert (exposure["axis"], exposure["value"], exposure["gap"], exposure["n_problems"]) == ("exposure", "held_out", 0, 4)
+    assert (twins["axis"], twins["gap"], twins["n_problems"]) == ("twins", 0.5, 4)
+    assert cli.main(["compare", *sets, "--against", others[0]]) == 2
+
+
 @pytest.mark.parametrize(("arguments", "message"), [
     (["measure", "no_such_set"], "no such file"),
     (["grade", "no_such_set"], "no such file"),
