@@ -1,9 +1,9 @@
 """``opsd-eval doctor``: read a harness configuration and name its pitfalls before GPU hours are spent.
 
-Takes lm-eval task YAML, lm-eval run YAML, and command lines (``lm_eval``, ``vllm serve``, ``lighteval``), as files or
-as text; several are read together, since a task and a server can each be right and be wrong in combination. Nothing is
-run or imported: YAML is safe-loaded, ``!function`` stays a name. Facts are those of lm_eval 0.4.13, lighteval 0.13.0
-and vLLM 0.32.
+Takes lm-eval task YAML, lm-eval run YAML, and command lines (``lm_eval``, ``lighteval``, ``inspect eval``, ``vllm
+serve``, ``sglang``), as files or as text; several are read together, since a task and a server can each be right and be
+wrong in combination. Nothing is run or imported: YAML is safe-loaded, ``!function`` stays a name. Facts are those of
+lm_eval 0.4.13, lighteval 0.13.0, inspect_ai 0.3.285 and vLLM 0.32.
 """
 
 from __future__ import annotations

@@ -217,6 +217,31 @@ ADVICE = {
         "what is scored is the text without its <think> part (the details keep both)",
         "nothing for ingest, which reads the whole text; know it when comparing scores",
     ),
+    "inspect_samples": (
+        "the log keeps scores and no completions, so nothing about the reasoning can be measured later",
+        "leave it out",
+    ),
+    "inspect_epochs": (
+        "one draw gives avg@1 and nothing about pass@k, agreement or diversity",
+        "--epochs K with a temperature",
+    ),
+    "inspect_seed": (
+        "the same seed goes out with every epoch, so a server that honours it gives K identical draws, exactly what "
+        "mode collapse looks like",
+        "leave --seed out",
+    ),
+    "inspect_choices": (
+        "only the first choice is scored, and `opsd-eval ingest` reads that one",
+        "--epochs K in its place",
+    ),
+    "inspect_tokens": (
+        "the provider's default ends completions early (hf: 2,048 tokens), in the middle of long reasoning",
+        "--max-tokens of what the model needs, and check the truncated share",
+    ),
+    "inspect_cache": (
+        "epochs are cached one by one, but running again to add draws gives the same draws back",
+        "no --cache for runs that should add draws",
+    ),
 }
 
 

@@ -15,8 +15,10 @@ from typing import Any
 FILE_LIMIT = 1_000_000
 _PROGRAMS = re.compile(
     r"(?:^|[\s;&|])(?:\S*/)?(?P<lm_eval>lm[-_]eval\b|lm_eval\b)|(?P<vllm>vllm\s+serve|vllm\.entrypoints\.openai)"
-    r"|(?:^|[\s;&|])(?:\S*/)?(?P<lighteval>lighteval\b)"
+    r"|(?:^|[\s;&|])(?:\S*/)?(?P<lighteval>lighteval\b)|(?P<sglang>sglang\.launch_server|sglang\s+serve)"
+    r"|(?:^|[\s;&|])(?:\S*/)?(?P<inspect>inspect\s+eval(?:-set|-retry)?(?=\s))"
 )
+KNOWN = "lm_eval, lighteval, inspect eval, vllm serve or sglang"
 _SHORT = {"-M": "model", "-a": "model_args", "-t": "tasks", "-L": "limit", "-c": "use_cache", "-o": "output_path",
           "-s": "log_samples", "-E": "samples", "-x": "predict_only", "-b": "batch_size", "-f": "num_fewshot",
           "-C": "config"}  # fmt: skip
@@ -59,7 +61,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Command:
-    """A command of another program (``vllm``, ``lighteval``): options, and the words that are none."""
+    """A command of another program (``vllm``, ``lighteval``, …): options, and the words that are none."""
 
     source: str
     program: str
@@ -85,8 +87,10 @@ def read_sources(sources: Sequence[str | Path]) -> Setup:
             _read_file(path, setup)
         elif _PROGRAMS.search(str(source)) and " " in str(source).strip():
             _read_commands(str(source), "command", setup)
+        elif " " not in str(source).strip() and ("/" in str(source) or path.suffix):
+            raise ValueError(f"{source}: no such file")
         else:
-            raise ValueError(f"{source}: neither a file nor a command line of lm_eval, vllm serve or lighteval")
+            raise ValueError(f"{source}: neither a file nor a command line of {KNOWN}")
     return setup
 
 
@@ -102,7 +106,7 @@ def _read_file(path: Path, setup: Setup) -> None:
         return
     text = _text(path)
     if not _PROGRAMS.search(text):
-        raise ValueError(f"{path}: no command of lm_eval, vllm serve or lighteval in it; YAML files must end in .yaml")
+        raise ValueError(f"{path}: no command of {KNOWN} in it; YAML files must end in .yaml")
     _read_commands(text, str(path), setup)
 
 
@@ -180,14 +184,14 @@ def _read_commands(text: str, source: str, setup: Setup) -> None:
             words = shlex.split(line[match.start(match.lastgroup or 0) :], comments=True)
         except ValueError as error:
             raise ValueError(f"{source}: cannot read the command ({error}): {line.strip()[:200]}") from None
-        options, rest = parse_options(words[1:])
+        options, rest = parse_options(words[1:], short=_SHORT if match.lastgroup == "lm_eval" else {})
         if match.lastgroup == "lm_eval":
             _add_run(Run(source, options, line[: match.start("lm_eval")]), setup)
         else:
             setup.commands.append(Command(source, str(match.lastgroup), options, tuple(rest)))
 
 
-def parse_options(words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+def parse_options(words: Sequence[str], *, short: Mapping[str, str] = _SHORT) -> tuple[dict[str, Any], list[str]]:
     """(options by name with underscores, other words); an option without a value is ``True``."""
     options: dict[str, Any] = {}
     rest: list[str] = []
@@ -195,9 +199,9 @@ def parse_options(words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     for word in words:
         if word in ("|", "&&", ";", "||", ">", "2>&1", "&"):
             break
-        if word.startswith("--") or word in _SHORT:
+        if word.startswith("--") or word in short or re.fullmatch(r"-[A-Za-z]", word):
             name, _, value = word.lstrip("-").partition("=")
-            name = _SHORT.get(word, name.replace("-", "_"))
+            name = short.get(word, name.replace("-", "_"))
             options[name] = value or True
         elif name is None:
             rest.append(word)

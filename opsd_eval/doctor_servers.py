@@ -1,4 +1,4 @@
-"""The doctor's checks of ``vllm serve`` and ``lighteval`` commands."""
+"""The doctor's checks of ``vllm serve``, ``sglang``, ``lighteval`` and ``inspect eval`` commands."""
 
 from __future__ import annotations
 
@@ -62,9 +62,47 @@ def lighteval(command: Command) -> Iterator[Pitfall]:
         yield pitfall(where, "remote_code", "warning", "trust_remote_code")
 
 
+def sglang_server(command: Command) -> Iterator[Pitfall]:
+    """An SGLang server that others will sample from."""
+    options, source = command.options, command.source
+    if "reasoning_parser" in options:
+        yield pitfall(f"{source} --reasoning-parser", "reasoning_parser", "error", str(options["reasoning_parser"]))
+    length = literal(str(options.get("context_length", "")))
+    if isinstance(length, int) and length < _SHORT_LENGTH:
+        yield pitfall(f"{source} --context-length", "server_length", "warning", f"{length} tokens")
+    if options.get("trust_remote_code"):
+        yield pitfall(f"{source} --trust-remote-code", "remote_code", "warning", "trust_remote_code")
+    if "api_key" in options:
+        yield pitfall(f"{source} --api-key", "key_on_command_line", "warning", "an API key in the command")
+
+
+def inspect(command: Command) -> Iterator[Pitfall]:
+    """An ``inspect eval`` command; a task's own code may set epochs and temperature, which is not read here."""
+    options, source = command.options, command.source
+    epochs = literal(str(options.get("epochs", "")))
+    if options.get("no_log_samples"):
+        yield pitfall(f"{source} --no-log-samples", "inspect_samples", "error", "samples are not logged")
+    if not isinstance(epochs, int) or epochs < 2:
+        yield pitfall(f"{source} --epochs", "inspect_epochs", "info", "one draw a problem, unless the task sets epochs")
+    elif "seed" in options:
+        yield pitfall(f"{source} --seed", "inspect_seed", "error", f"{epochs} epochs with seed {options['seed']}")
+    if str(options.get("temperature")) in ("0", "0.0") and isinstance(epochs, int) and epochs > 1:
+        yield pitfall(f"{source} --temperature", "greedy_repeats", "error", f"{epochs} epochs with greedy decoding")
+    if "num_choices" in options:
+        yield pitfall(f"{source} --num-choices", "inspect_choices", "error", f"{options['num_choices']} choices")
+    if "max_tokens" not in options and str(options.get("model", "")).startswith(("hf/", "vllm/", "sglang/")):
+        yield pitfall(f"{source} --max-tokens", "inspect_tokens", "warning", "no --max-tokens")
+    if "cache" in options:
+        yield pitfall(f"{source} --cache", "inspect_cache", "warning", "generations are cached")
+    if options.get("limit"):
+        yield pitfall(f"{source} --limit", "limit", "warning", f"limit {options['limit']}")
+
+
 def _loose(text: str) -> dict[str, object]:
     """``{temperature:0.7,top_p:5}``, lighteval's notation without quotes."""
     return arguments(text.strip().strip("{}").replace(":", "="))
 
 
-PROGRAM_CHECKS: dict[str, Callable[[Command], Iterator[Pitfall]]] = {"vllm": vllm_server, "lighteval": lighteval}
+PROGRAM_CHECKS: dict[str, Callable[[Command], Iterator[Pitfall]]] = {
+    "vllm": vllm_server, "sglang": sglang_server, "lighteval": lighteval, "inspect": inspect,
+}  # fmt: skip

@@ -2,7 +2,7 @@
 
 :class:`AlgebraJudge` (the caller's side) talks to ``python -m opsd_eval.grading_worker``. That process loads the
 algebra system once and forks a child for the work. A child is ended by the kernel after 1.5 s of processor time for
-one question (so that a verdict does not depend on how busy the machine is) and by its parent after 10 s of wall
+one question (so that a verdict does not depend on how busy the machine is) and by its parent after 20 s of wall
 clock; forking anew takes milliseconds. No signal handler or alarm is used anywhere.
 """
 
@@ -20,7 +20,7 @@ import time
 from typing import Any
 
 SECONDS = 1.5
-WALL_SECONDS = 10.0
+WALL_SECONDS = 20.0
 START_SECONDS = 120.0
 MEMORY_BYTES = 3 << 30
 MAX_CHARS, MAX_DEPTH, MAX_DIGIT_RUN = 512, 12, 128
@@ -55,7 +55,7 @@ def _depth(text: str) -> int:
 
 
 class AlgebraJudge:
-    """Whether two answers are mathematically equal, within ``seconds`` of processor time each (10 s of wall clock).
+    """Whether two answers are mathematically equal, within ``seconds`` of processor time each (20 s of wall clock).
 
     ``equal`` returns ``None`` when the question was given up (too large, too slow, out of memory); ``given_up``
     counts those. The process starts at the first question and ends with :meth:`close`.

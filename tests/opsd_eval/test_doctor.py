@@ -270,6 +270,30 @@ def test_lighteval():
     assert "lighteval_seed" in names(f"lighteval vllm '{model.replace('seed=3,', '')}' 'aime24|0' --save-details")
 
 
+@pytest.mark.parametrize(
+    ("options", "pitfall"),
+    [
+        ("", "inspect_epochs"), ("--epochs 4 --seed 3", "inspect_seed"), ("--epochs 4 --temperature 0", "greedy_repeats"),
+        ("--no-log-samples", "inspect_samples"), ("--num-choices 4", "inspect_choices"), ("--cache", "inspect_cache"),
+        ("--limit 10", "limit"), ("-M device=cuda --epochs 4", "inspect_tokens"),
+    ],
+)  # fmt: skip
+def test_inspect(options, pitfall):
+    assert pitfall in names(f"inspect eval task.py --model hf/x {options}")
+
+
+def test_a_sound_inspect_command():
+    assert diagnose(["inspect eval t.py --model hf/x -T a=1 --epochs 8 --temperature 0.7 --max-tokens 32768"]) == []
+
+
+@pytest.mark.parametrize(("options", "pitfall"), [
+    ("--reasoning-parser qwen3", "reasoning_parser"), ("--context-length 2048", "server_length"),
+    ("--trust-remote-code", "remote_code"), ("--api-key k", "key_on_command_line"),
+])  # fmt: skip
+def test_sglang_server(options, pitfall):
+    assert list(names(f"python -m sglang.launch_server --model-path m {options}")) == [pitfall]
+
+
 # --- reading ----------------------------------------------------------------------------------------------
 
 
@@ -297,6 +321,8 @@ def test_bad_yaml_teaches(tmp_path, text):
 def test_unreadable_sources(tmp_path):
     with pytest.raises(ValueError, match="neither a file nor a command line"):
         diagnose(["nonsense"])
+    with pytest.raises(ValueError, match=r"absent\.yaml: no such file"):
+        diagnose(["absent.yaml"])
     path = tmp_path / "note.txt"
     path.write_text("hello", encoding="utf-8")
     with pytest.raises(ValueError, match="no command of lm_eval"):
