@@ -22,6 +22,11 @@ _STATED = re.compile(
 )
 _HASHES = re.compile(r"(?:^|\n)#### {0,4}\$?(-?\d[\d,]{0,60}(?:\.\d{1,60})?)$")
 _CHOICE = re.compile(r"\(?([A-J])\)?(?=[.,:;\s)]|$)")
+#: A pair, interval or set; a time; a power: what a number alone would be only the beginning of.
+_GROUP = re.compile(
+    r"[(\[{][^()\[\]{}\n]{1,200}[,;][^()\[\]{}\n]{1,200}[)\]}]|\d{1,2}:\d\d(?!\d)"
+    r"|\d{1,64}\^(?:\d{1,9}|\{[^{}\n]{1,40}\})"
+)
 _NUMBER = re.compile(
     r"(?<![\w.)}\]])[-\u2212]?\\[dt]?frac\{[-\u2212]?\d{1,64}\}\{\d{1,64}\}"
     r"|(?:(?<![\w.)}\]])[-\u2212])?(?<![\w.])\d{1,256}(?:,\d{3}(?!\d))*(?:\.\d{1,256})?(?:/\d{1,64}(?![\d/]))?"
@@ -83,7 +88,7 @@ def extract_relaxed(text: str) -> str | None:
     if box >= 0 and (content := _first_line(tail[box + 7 :]).rstrip("$}] ")):
         return content
     stated = [match.end() for match in _STATED.finditer(tail)]
-    if stated and (content := _stated_answer(_first_line(tail[stated[-1] :]))):
+    if stated and (content := _stated_answer(tail[stated[-1] :])):
         return content
     numbers = _NUMBER.findall(tail)
     return numbers[-1] if numbers else None
@@ -93,18 +98,21 @@ def _first_line(text: str) -> str:
     return text.lstrip()[:MAX_ANSWER_CHARS].split("\n", 1)[0].strip()
 
 
-def _stated_answer(line: str) -> str | None:
-    """The answer in the rest of a line that announced one: a maths span, a choice letter, a number, or all of it."""
-    line = line.strip(" *_:")
-    for mark in ("$$", "$"):
-        if line.startswith(mark):
-            inner = line[len(mark) :].split(mark, 1)[0].strip()
-            if inner:
-                return inner
-    if line.startswith(("\\(", "\\[")):
-        return line[2:].split("\\)", 1)[0].split("\\]", 1)[0].strip() or None
+def _stated_answer(rest: str) -> str | None:
+    """The answer in a text that announced one just before: a maths span, a choice letter, a group, a number, a line."""
+    rest = rest[:MAX_ANSWER_CHARS].lstrip(" *_:\n")
+    for opening, closing in (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]")):
+        if rest.startswith(opening):
+            inner, found, _ = rest[len(opening) :].partition(closing)
+            inner = inner if found else inner.split("\n", 1)[0]
+            is_price = opening == "$" and (not found or inner[:1] != " " == inner[-1:])
+            if inner.strip() and not is_price:
+                return inner.strip()
+    line = _first_line(rest).strip(" *_:")
     if choice := _CHOICE.match(line):
         return choice[1]
+    if group := _GROUP.match(line):
+        return group.group()
     sentence = line.split(". ", 1)[0].rpartition("=")[2]
     number = _NUMBER.search(sentence) or _NUMBER.search(line)
     return number.group() if number else line.rstrip(".\u3002 ")[:200] or None

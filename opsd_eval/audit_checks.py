@@ -159,7 +159,7 @@ def extractability(scan: Scan) -> Iterator[Finding]:
     texts = scan.texts
     if texts.no_strict > 0.1 * texts.n:
         level = "error" if texts.no_strict > 0.9 * texts.n else "warning"
-        seen = f"{share(texts.no_strict, texts.n)} completions read have no answer in the strict format (a box, or GSM8K's ####); "
+        seen = f"{share(texts.no_strict, texts.n)} completions read have no boxed answer (nor GSM8K's ####); "
         seen += f"{texts.relaxed_only} of them hold another recognisable answer"
         yield finding(scan.name, "extractability", level, seen)
 
