@@ -137,9 +137,10 @@ def test_list_metrics_names_every_one(capsys):
             assert f"\n{name}" in "\n" + out
 
 
-def test_verbs_teach_with_examples(capsys):
-    for verb in ("grade", "measure", "compare", "list"):
-        with pytest.raises(SystemExit) as stopped:
-            cli.main([verb, "--help"])
-        assert stopped.value.code == 0
-        assert "example:" in capsys.readouterr().out
+@pytest.mark.parametrize("verb", ["audit", "grade", "measure", "compare", "report", "doctor", "ingest", "list"])
+def test_verbs_teach_with_examples(verb, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main([verb, "--help"])
+    assert stopped.value.code == 0
+    _, _, examples = capsys.readouterr().out.partition("examples:")
+    assert examples.count(f"\n  opsd-eval {verb} ") >= 2
