@@ -99,9 +99,10 @@ def cells_of(config: StudyConfig, block: Block) -> Iterator[Cell]:
 
 
 def base_cell(config: StudyConfig, label: str, base_seed: int) -> Cell:
-    """The base's own cell: every split at step 0, shared by all blocks."""
+    """The base's own cell, shared by all blocks: at step 0 every split that some block evaluates in its world."""
     there = config.construction(label)
-    sets = tuple((split, 0) for split in config.splits)
+    asked = [config.splits if b.splits is None else b.splits for b in config.blocks if label in b.worlds]
+    sets = tuple((split, 0) for split in config.splits if not asked or any(split in splits for splits in asked))
     found = find_base(there, base_seed)
     return Cell(label, there.world, base_seed, BASE, None, *found, None, sets, _evaluation(config))
 

@@ -299,7 +299,7 @@ def _validate_names(method: MethodConfig) -> None:
     from opsd_train.targets import TARGETS
     from opsd_train.weighting import WEIGHTINGS
 
-    needs = lookup("target", method.target, TARGETS).needs | {"student"}
+    needs = lookup("target", method.target, TARGETS).roles
     roles = lookup("context", method.context, CONTEXTS).roles
     if lacking := sorted(needs - set(roles)):
         able = [name for name, context in CONTEXTS.items() if needs <= set(context.roles)]

@@ -50,7 +50,7 @@ def decompose(policy: Policy, rollouts: Sequence[Rollout], *, method: Method, mi
     was_training = policy.model.training
     policy.model.eval()
     parts: list[Found] = []
-    roles = (*ROLES, *sorted(get_target(method.target).needs - {*ROLES, "student"}))
+    roles = (*ROLES, *sorted(get_target(method.target).roles - {*ROLES, "student"}))
     for start in range(0, len(rollouts), micro_batch):
         few = rollouts[start : start + micro_batch]
         batch = frozen_batch(policy, few, roles)

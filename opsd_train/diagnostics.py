@@ -18,7 +18,7 @@ from torch import Tensor
 
 from opsd_train.head import Head, compute_dtype, keep_freed_memory, project_roles
 from opsd_train.loss import Method, block_positions, row_positions
-from opsd_train.targets import get_target, log_ratio, normalise
+from opsd_train.targets import OUTCOME, get_target, log_ratio, normalise
 
 DECOMPOSITION = ("cos_total_ref", "cos_total_it", "norm_ratio")
 VARIANTS = ("plain", "centred", "weighted", "topk")
@@ -107,14 +107,17 @@ def position_values(logp: Mapping[str, Tensor], *, method: Method, top_k: int = 
     """Every diagnostic of a few positions, (T,) each; needs student, teacher, reference and base.
 
     Besides :func:`decomposition`: ``entropy_<role>`` and ``entropy_target``, ``kl_from_base`` = KL(student ‖ base),
-    ``kl_target_from_base`` = KL(target ‖ base), and ``target_mass_outside_base_top``.
+    ``kl_target_from_base`` = KL(target ‖ base), and ``target_mass_outside_base_top``; those of the target are
+    missing for one that needs ``outcome``.
     """
     target = get_target(method.target)
-    target_logp = target.combine({role: logp[role] for role in target.needs}, method.params)
     values = decomposition(logp, top_k=top_k)
     values |= {f"entropy_{role}": entropy(logp[role]) for role in ("student", "teacher", "reference", "base")}
-    values["entropy_target"] = entropy(target_logp)
     values["kl_from_base"] = kl(logp["student"], logp["base"])
+    if OUTCOME in target.needs:  # such a target is made of a whole completion, which this does not see
+        return values
+    target_logp = target.combine({role: logp[role] for role in target.needs}, method.params)
+    values["entropy_target"] = entropy(target_logp)
     values["kl_target_from_base"] = kl(target_logp, logp["base"])
     values["target_mass_outside_base_top"] = mass_outside_top(target_logp, logp["base"], top_k=top_k)
     return values

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -31,7 +31,7 @@ from opsd_train.head import (
     project_back,
     project_roles,
 )
-from opsd_train.targets import Target, TargetParams, get_target, normalise
+from opsd_train.targets import OUTCOME, Target, TargetParams, get_target, normalise
 
 _BLOCK_BYTES = 160 << 20  # logits of all roles for one block of positions
 _ROW_ELEMENTS = 1 << 19  # entries handled at once by elementwise work: a few MiB a temporary, inside the cache
@@ -48,6 +48,13 @@ class Method:
 
     def __post_init__(self) -> None:
         get_target(self.target)
+
+
+class Outcome(NamedTuple):
+    """The sampled token id of each position and its completion's advantage, (N,) each, for targets that read them."""
+
+    sampled: Tensor
+    advantage: Tensor
 
 
 @dataclass(frozen=True)
@@ -71,6 +78,7 @@ def chunked_loss(
     method: Method,
     n_tokens: float | None = None,
     weights: Tensor | None = None,
+    outcome: Outcome | None = None,
     chunk: int | None = None,
 ) -> LossOutput:
     """Weighted divergence of the student from the target, summed over N tokens, divided by ``n_tokens``.
@@ -78,9 +86,9 @@ def chunked_loss(
     ``hidden``: (N, D) by role: ``student`` (with gradient) and every role the target needs; ``base`` may be given
     besides, for its KL. ``heads``: one head for all, or by role with at least ``student`` (missing roles use the
     student's weights without gradient). ``n_tokens``: valid tokens of the whole step, over all micro-batches and
-    processes; None counts these N. ``weights``: (N,) or None for all 1; weight 0 masks a token out. ``chunk``:
-    positions whose vocabularies exist at once; None chooses by size. No token at all, or all masked: loss 0,
-    gradient 0. Source: masked token mean of arXiv 2601.18734. Differs: exact, in blocks.
+    processes; None counts these N. ``weights``: (N,) or None for all 1; weight 0 masks a token out. ``outcome``:
+    for targets that need it. ``chunk``: positions whose vocabularies exist at once; None chooses by size. No token
+    at all, or all masked: loss 0, gradient 0. Source: masked token mean of arXiv 2601.18734. Differs: exact, in blocks.
     """
     if isinstance(heads, Head):
         heads = {"student": heads}
@@ -93,24 +101,26 @@ def chunked_loss(
     if n_tokens is not None and n_tokens < 0:
         raise ValueError(f"n_tokens is {n_tokens}; give the step's number of valid tokens, 0 or more")
     divisor = float(n if n_tokens is None else n_tokens)
+    if OUTCOME in target.needs and outcome is None:
+        raise ValueError(f"target {target.name!r} reads how completions ended; pass outcome=Outcome(ids, advantage)")
     frozen = {role: hidden[role].detach() for role in roles}
     by_role = {role: heads.get(role, own).detached() for role in ("student", *roles)}
     if len({head.size for head in by_role.values()}) > 1:
         sizes = {role: head.size for role, head in by_role.items()}
         raise ValueError(f"the roles' output heads have different vocabularies {sizes}; all must be the student's")
-    job = _Job(method, target, roles, frozen, by_role, weights, 1.0 / max(divisor, 1.0), chunk)
+    job = _Job(method, target, roles, frozen, by_role, weights, outcome, 1.0 / max(divisor, 1.0), chunk)
     loss = _BlockLoss.apply(hidden["student"], own.weight, own.bias, job)
     return LossOutput(loss, divisor, job.stats)  # type: ignore[arg-type]
 
 
 def _roles(target: Target, hidden: Mapping[str, Tensor]) -> tuple[str, ...]:
     """The frozen roles to project, sorted; missing ones and unequal lengths are errors."""
-    if missing := sorted((target.needs | {"student"}) - set(hidden)):
+    if missing := sorted((target.needs | {"student"}) - {OUTCOME} - set(hidden)):
         raise ValueError(
             f"target {target.name!r} needs the roles {sorted(target.needs)}; {missing} were not scored "
             f"(given: {sorted(hidden)})"
         )
-    roles = tuple(sorted((target.needs | ({"base"} & set(hidden))) - {"student"}))
+    roles = tuple(sorted((target.needs | ({"base"} & set(hidden))) - {"student", OUTCOME}))
     for role in roles:
         if hidden[role].shape != hidden["student"].shape:
             raise ValueError(
@@ -130,6 +140,7 @@ class _Job:
     frozen_hidden: dict[str, Tensor]
     heads: dict[str, Head]
     weights: Tensor | None
+    outcome: Outcome | None
     scale: float
     chunk: int | None = None
     stats: dict[str, Tensor] = field(default_factory=dict)
@@ -220,6 +231,9 @@ def _rows(
     """A few rows at once: the gradient by the student's logits replaces the logits; statistics are stored."""
     logp = {name: normalise(logits[i]) for i, name in enumerate(names)}
     student_logp = logp["student"]
+    if job.outcome is not None:
+        advantage = job.outcome.advantage[at, None].to(student_logp.dtype)
+        logp[OUTCOME] = torch.zeros_like(student_logp).scatter_(1, job.outcome.sampled[at, None], advantage)
     target_logp = job.target.combine({role: logp[role] for role in job.target.needs}, job.method.params)
     student_prob = student_logp.exp()
     result = token_divergence(

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from opsd_train.config import MethodConfig
 from opsd_train.divergence import Divergence
 from opsd_train.head import Head, head_of
-from opsd_train.loss import LossOutput, Method, chunked_loss, sampled_logp, student_entropy
+from opsd_train.loss import LossOutput, Method, Outcome, chunked_loss, sampled_logp, student_entropy
+from opsd_train.outcome import advantages, verdicts
 from opsd_train.policy import Policy
 from opsd_train.rollouts import Rollout
 from opsd_train.scoring import completion_hidden
-from opsd_train.targets import TargetParams
+from opsd_train.targets import OUTCOME, TargetParams, get_target
 from opsd_train.weighting import WEIGHTINGS, token_stats
 
 
@@ -70,25 +71,30 @@ def student_loss(
         hidden = completion_hidden(model, prompts, batch.completions, max_tokens=policy.max_tokens)
         with policy.initial_head(), torch.autocast(hidden.device.type, enabled=False):  # logits are never rounded
             heads = policy.heads(list(batch.frozen_hidden))
-            weights = token_weights(weighting, batch, hidden, heads)
+            lengths = [len(c) for c in batch.completions]
+            weights = token_weights(weighting, lengths, hidden, heads["student"])
+            wanted = OUTCOME in get_target(method.target).needs
+            outcome = batch_outcome(batch, hidden, heads) if wanted else None
             output: LossOutput = chunked_loss(
-                {**batch.frozen_hidden, "student": hidden}, heads, method=method, n_tokens=n_tokens, weights=weights
-            )
+                {**batch.frozen_hidden, "student": hidden}, heads, method=method, n_tokens=n_tokens, weights=weights,
+                outcome=outcome,
+            )  # fmt: skip
         return output.loss, output.stats
 
     return compute
 
 
-def token_weights(name: str, batch: Batch, hidden: Tensor, heads: Mapping[str, Head]) -> Tensor:
-    """Weights (N,) of the named weighting, over the batch's packed completions; ``hidden``: the student's states."""
-    states = {**batch.frozen_hidden, "student": hidden.detach()}
-
-    def of_sampled(role: str) -> Tensor:
-        ids = torch.tensor([i for c in batch.completions for i in c], device=hidden.device)
-        return sampled_logp(states[role], heads[role], ids)
-
-    stats = token_stats(
-        [len(c) for c in batch.completions], student_entropy=lambda: student_entropy(hidden.detach(), heads["student"]),
-        sampled_logp=of_sampled, finished=[r.finish_reason == "stop" for r in batch.rollouts], device=hidden.device,
-    )  # fmt: skip
+def token_weights(name: str, lengths: list[int], hidden: Tensor, head: Head) -> Tensor:
+    """Weights (N,) of the named weighting, over packed completions of the given lengths."""
+    stats = token_stats(lengths, student_entropy=lambda: student_entropy(hidden.detach(), head), device=hidden.device)
     return WEIGHTINGS[name](stats)
+
+
+def batch_outcome(batch: Batch, hidden: Tensor, heads: Mapping[str, Head]) -> Outcome:
+    """Sampled ids and advantages (N,) of the batch's packed completions; ``hidden``: the student's states."""
+    ids = torch.tensor([i for c in batch.completions for i in c], device=hidden.device)
+    teacher = sampled_logp(batch.frozen_hidden["teacher"], heads["teacher"], ids)
+    ratio = (teacher - sampled_logp(hidden.detach(), heads["student"], ids)).exp()
+    lengths = [len(c) for c in batch.completions]
+    verdict = verdicts(ratio, lengths, [r.finish_reason == "stop" for r in batch.rollouts])
+    return Outcome(ids, advantages(verdict, lengths))

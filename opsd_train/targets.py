@@ -20,6 +20,7 @@ from torch import Tensor
 from opsd_eval.names import lookup
 
 LOGP_FLOOR = -1e30  # stands for log 0: far below any reachable logit, far above −inf, which turns 0·(−inf) into NaN
+OUTCOME = "outcome"  # not a role: how completions ended, see opsd_train/outcome.py
 RATIO_LIMIT = 1e5  # a log-ratio beyond this means that one side is log 0 and the other is not
 
 
@@ -42,11 +43,16 @@ Combine = Callable[[Mapping[str, Tensor], TargetParams], Tensor]
 
 @dataclass(frozen=True)
 class Target:
-    """A named target: ``combine`` reads exactly the roles in ``needs`` (teacher, reference, base, student, wrong_hint)."""
+    """A named target: ``combine`` reads exactly what is in ``needs``: roles, and ``outcome``."""
 
     name: str
     needs: frozenset[str]
     combine: Combine
+
+    @property
+    def roles(self) -> frozenset[str]:
+        """The roles that must be scored: ``needs``, and the teacher where outcomes are read off it."""
+        return (self.needs - {OUTCOME}) | ({"teacher"} if OUTCOME in self.needs else set())
 
 
 def log_ratio(numerator_logp: Tensor, denominator_logp: Tensor) -> Tensor:
@@ -225,6 +231,31 @@ def agreement(logp: Mapping[str, Tensor], params: TargetParams) -> Tensor:
     return normalise(chosen.masked_fill(undefined, torch.nan))
 
 
+SUPPORT = 0.02  # base probability from which a token counts as something that the student might say by itself
+RATIO_CAP = 4.0  # of P'/π_θ − 1: a token that the student hardly ever says must not decide alone
+CREDIT_GAIN = 10.0  # steps of size 1 towards the teacher for a whole unit of expected verdict, at β = 1
+
+
+@torch.no_grad()
+def credited(logp: Mapping[str, Tensor], params: TargetParams) -> Tensor:
+    """Base moved towards the teacher where the student's rollouts say this pays, away from it where it costs.
+
+    P = P_0 + c·(P' − P_0), c = clip(10/β · Σ_v outcome(v)·min(P'(v)/π_θ(v) − 1, 4), ±1), entries below 0 set to 0.
+    P' = π_T on tokens that the base says with probability ≥ .02, and P_0 for the rest of its mass: only what the
+    student might say by itself can be learnt. ``outcome``: the advantage at the sampled token, 0 elsewhere (T, V).
+    On the path (1−λ)·π_θ + λ·P' the expected verdict rises by E_{a~π_θ}[(P'(a)/π_θ(a) − 1)·Q(a)], Q the student's own
+    expected verdict after a, which the sum estimates from one sample. No advantage, or β → ∞, gives the base exactly.
+    Source: ours; policy gradient along one direction. Differs: from arXiv 2601.18734, which moves there always.
+    """
+    student, teacher, base = (logp[role].clamp(min=LOGP_FLOOR) for role in ("student", "teacher", "base"))
+    base_prob, teacher_prob = base.exp(), teacher.exp()
+    there = torch.where(base_prob < SUPPORT, 0.0 * teacher_prob, teacher_prob)  # NaN stays NaN
+    goal = there + (1.0 - there.sum(-1, keepdim=True)).clamp_(min=0.0) * base_prob
+    gain = (goal.clamp(min=1e-30).log() - student).clamp_(max=RATIO_CAP).exp_().sub_(1.0).clamp_(max=RATIO_CAP)
+    step = (gain * logp[OUTCOME]).sum(-1, keepdim=True).mul_(CREDIT_GAIN / params.beta).clamp_(-1.0, 1.0)
+    moved = (base_prob + step * (goal - base_prob)).clamp_(min=0.0)
+    return normalise(moved.log_().clamp_(min=LOGP_FLOOR))
+
 _ALL = frozenset({"teacher", "reference", "base"})
 
 TARGETS: dict[str, Target] = {
@@ -240,6 +271,7 @@ TARGETS: dict[str, Target] = {
     "smoothed_ratio": Target("smoothed_ratio", _ALL, smoothed_ratio),
     "difference": Target("difference", _ALL, difference),
     "agreement": Target("agreement", frozenset({"teacher", "base"}), agreement),
+    "credited": Target("credited", frozenset({"teacher", "base", "student", OUTCOME}), credited),
 }
 
 

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from opsd_eval.records import Problem, read_jsonl
-from opsd_train import checkpoint, rundir, weighting
+from opsd_train import checkpoint, rundir
 from opsd_train.config import OptimConfig, TrainConfig, flatten, validate
 from opsd_train.data import TrainingData, load_data
 from opsd_train.diagnosis import decompose, engine_gap, pool, within_budget
@@ -232,9 +232,8 @@ def learning_rate(step: int, config: OptimConfig) -> float:
 
 
 def roles_to_score(config: TrainConfig) -> list[str]:
-    """Frozen roles that every step scores: those of target and weighting, and the base where its distance is wanted."""
-    method = config.method
-    needs = (get_target(method.target).needs | weighting.NEEDS.get(method.weighting, frozenset())) - {"student"}
+    """Frozen roles that every step scores: what the target needs, and the base where its distance is wanted."""
+    needs = get_target(config.method.target).roles - {"student"}
     return sorted(needs | ({"base"} if config.run.base_kl == "every_step" else set()))
 
 

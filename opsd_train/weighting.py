@@ -1,7 +1,7 @@
 """Weightings: how much each completion token counts in the loss, decided before any chunking.
 
 ``WEIGHTINGS[name](TokenStats(position, length, ...)) -> (N,) weights``
-``token_stats(lengths, student_entropy=lambda: ..., sampled_logp=lambda role: ...)``: stats of packed completions
+``token_stats(lengths, student_entropy=lambda: ...)`` makes the stats of packed completions.
 
 Legend: N valid completion tokens of all rollouts, packed one rollout after the other. A weighting is ≥ 0 and
 averages 1 over each rollout's tokens, so it moves the loss between tokens but does not change its scale. Those in
@@ -21,19 +21,15 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class TokenStats:
-    """What a weighting may read, (N,) each: position in its completion from 0, its length, and on request more.
+    """What a weighting may read, (N,) each: position in its completion from 0, its length, student entropy (nats).
 
-    ``student_entropy()`` in nats and ``sampled_logp(role)``, the log-probability of each sampled token under a role
-    (teacher or student), are functions, called only by weightings that use them: they cost a pass over an output
-    head (``loss.student_entropy``, ``loss.sampled_logp``). ``finished``: whether the token's completion ended by
-    itself; None counts all as finished.
+    ``student_entropy`` is a function, called only by weightings that use it: it costs a pass over the student's
+    output head (``loss.student_entropy``).
     """
 
     position: Tensor
     length: Tensor
     student_entropy: Callable[[], Tensor] | None = None
-    sampled_logp: Callable[[str], Tensor] | None = None
-    finished: Tensor | None = None
 
 
 Weighting = Callable[[TokenStats], Tensor]
@@ -43,16 +39,13 @@ def token_stats(
     lengths: Sequence[int],
     *,
     student_entropy: Callable[[], Tensor] | None = None,
-    sampled_logp: Callable[[str], Tensor] | None = None,
-    finished: Sequence[bool] | None = None,
     device: torch.device | str = "cpu",
 ) -> TokenStats:
     """Positions and lengths of packed completions of the given lengths; empty completions add nothing."""
     sizes = torch.tensor(list(lengths), dtype=torch.long, device=device)
     length = sizes.repeat_interleave(sizes)
     starts = (sizes.cumsum(0) - sizes).repeat_interleave(sizes)
-    ended = None if finished is None else torch.tensor(list(finished), device=device).repeat_interleave(sizes)
-    return TokenStats(torch.arange(len(length), device=device) - starts, length, student_entropy, sampled_logp, ended)
+    return TokenStats(torch.arange(len(length), device=device) - starts, length, student_entropy)
 
 
 def uniform(stats: TokenStats) -> Tensor:
@@ -98,58 +91,16 @@ def _top_entropy(stats: TokenStats, name: str) -> Tensor:
         )
     entropy = stats.student_entropy()
     chosen = torch.zeros(entropy.shape, dtype=torch.bool, device=entropy.device)
-    for rows in rollout_slices(stats):
+    for rows in _rollout_slices(stats):
         order = torch.argsort(entropy[rows], descending=True, stable=True)
         chosen[rows.start + order[: -(-len(order) // 5)]] = True
     return chosen
 
 
-def rollout_slices(stats: TokenStats) -> list[slice]:
+def _rollout_slices(stats: TokenStats) -> list[slice]:
     """Where each completion that is not empty lies among the packed tokens."""
     starts = torch.nonzero(stats.position == 0).flatten().tolist()
     return [slice(start, start + int(stats.length[start])) for start in starts]
-
-
-RATIO_CAP = 4.0  # of π_T/π_θ − 1: one token that the student hardly ever says must not outweigh a whole step
-VERDICT_TOKENS = 8  # how many last tokens of a completion its verdict reads, at most a third of them
-
-
-def credit(stats: TokenStats) -> Tensor:
-    """Pull towards the teacher where the student's own rollouts show that this pays, push away where it costs.
-
-    w_t = min(π_T(a_t)/π_θ(a_t) − 1, 4) · (R_i − mean of R over the pass's other completions): a_t the sampled token,
-    R_i the teacher's :func:`verdict` on how the completion ended. Signed, see ``STEERING``. Along the path
-    (1−λ)·π_θ + λ·π_T at one position, the expected verdict rises by E_{a~π_θ}[(π_T(a)/π_θ(a) − 1)·Q(a)], Q the
-    student's own expected verdict after a; w_t estimates that number without bias but for the cap. A position at
-    which both agree has weight 0; a pass of one completion has no other to compare with and weighs 0.
-    Source: ours (policy gradient, projected on the teacher's direction). Differs: from arXiv 2601.18734, which
-    pulls everywhere.
-    """
-    if stats.sampled_logp is None:
-        raise ValueError("weighting 'credit' needs sampled_logp, a function of a role; pass it in TokenStats")
-    ratio = (stats.sampled_logp("teacher") - stats.sampled_logp("student")).exp()
-    outcome = verdict(stats, ratio)
-    weights = torch.zeros_like(ratio, dtype=torch.float32)
-    slices = rollout_slices(stats)
-    for rows, mine in zip(slices, outcome.tolist(), strict=True):
-        others = (float(outcome.sum()) - mine) / max(len(slices) - 1, 1)
-        advantage = mine - others if len(slices) > 1 else 0.0
-        weights[rows] = (ratio[rows] - 1.0).clamp(max=RATIO_CAP).float() * advantage
-    return weights
-
-
-def verdict(stats: TokenStats, ratio: Tensor) -> Tensor:
-    """Whether the teacher, who has read the reference, would have ended each completion like this: in [0, 1].
-
-    The smallest π_T(a)/π_θ(a), at most 1, over the last min(8, ⌊T/3⌋ + 1) tokens, where the answer stands; 0 for a
-    completion that did not end by itself. ``ratio``: (N,). One number a completion that is not empty.
-    """
-    found = []
-    for rows in rollout_slices(stats):
-        last = ratio[rows][-min(VERDICT_TOKENS, (rows.stop - rows.start) // 3 + 1) :]
-        ended = stats.finished is None or bool(stats.finished[rows.start])
-        found.append(last.min().clamp(max=1.0) if ended else last.new_zeros(()))
-    return torch.stack(found) if found else ratio.new_zeros(0)
 
 
 WEIGHTINGS: dict[str, Weighting] = {
@@ -157,7 +108,5 @@ WEIGHTINGS: dict[str, Weighting] = {
     "position_linear": position_linear,
     "entropy_top20": entropy_top20,
     "entropy_push": entropy_push,
-    "credit": credit,
 }
-STEERING = frozenset({"entropy_push", "credit"})
-NEEDS = {"credit": frozenset({"teacher"})}  # roles that a weighting reads besides the student
+STEERING = frozenset({"entropy_push"})

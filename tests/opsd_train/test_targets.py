@@ -11,7 +11,7 @@ from opsd_train.targets import TARGETS, TargetParams, get_target
 
 T, V = 12, 40
 ROLES = ("teacher", "reference", "base")
-ALL_ROLES = (*ROLES, "student", "wrong_hint")
+ALL_ROLES = (*ROLES, "student", "wrong_hint", "outcome")
 
 
 def logp(seed, *, scale=4.0, size=(T, V), dtype=torch.float32):
@@ -117,6 +117,7 @@ def test_standard_is_the_teacher():
 
 @pytest.mark.parametrize("name", [
     "purified", "no_subtraction", "no_centring", "no_clip", "geometric", "rlcsd", "smoothed_ratio", "difference",
+    "credited",
 ])  # fmt: skip
 def test_beta_to_infinity_is_the_base(name):
     assert torch.allclose(combine(name, GIVEN, beta=1e12), GIVEN["base"], atol=1e-9)
@@ -241,3 +242,34 @@ def test_agreement_takes_the_teacher_only_where_the_likeliest_token_is_the_same(
     assert agree[:5].all() and not agree.all()
     assert torch.allclose(out[agree], torch.log_softmax(same["teacher"], -1)[agree])
     assert torch.allclose(out[~agree], GIVEN["base"][~agree])
+
+
+def fork(*, sampled, advantage, teacher=(0.1, 0.9, 0.0), **params):
+    """``credited`` at one position: student and base (.6, .399, .001), the third token outside the base's support."""
+    student = torch.tensor([[0.6, 0.399, 0.001]], dtype=torch.float64)
+    outcome = torch.zeros_like(student)
+    outcome[0, sampled] = advantage
+    given = {"student": student.log(), "base": student.log(), "outcome": outcome}
+    given["teacher"] = torch.tensor([teacher], dtype=torch.float64).log()
+    return combine("credited", given, **params).exp()[0]
+
+
+def test_credited_moves_towards_the_teacher_only_where_this_paid():
+    """The teacher prefers the second token. P' = (.1, .9, 0) up to what it leaves to the base; gain = P'/π_θ − 1."""
+    base = 0.6
+    assert float(fork(sampled=0, advantage=0.0)[0]) == pytest.approx(base)
+    for sampled, advantage, sign in ((0, 0.5, 1), (0, -0.5, -1), (1, 0.5, -1), (1, -0.5, 1)):
+        moved = float(fork(sampled=sampled, advantage=advantage, beta=50.0)[0])
+        assert sign * (moved - base) > 0, (sampled, advantage)
+    step = 10 / 50 * (-0.5) * (0.1 / 0.6 - 1)
+    expected = 0.6 + step * (0.1 - 0.6)
+    assert float(fork(sampled=0, advantage=-0.5, beta=50.0)[0]) == pytest.approx(expected)
+
+
+def test_credited_never_teaches_what_the_base_would_not_say():
+    out = fork(sampled=0, advantage=-1.0, teacher=(0.05, 0.05, 0.9))
+    assert float(out[2]) < 0.002, "the teacher's own token has no support in the base"
+
+
+def test_credited_moves_at_most_all_the_way():
+    assert torch.allclose(fork(sampled=1, advantage=1.0, beta=1e-6)[:2], torch.tensor([0.1, 0.9], dtype=torch.float64))

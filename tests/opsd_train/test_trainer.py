@@ -310,9 +310,10 @@ def test_targets_weightings_and_contexts_of_other_methods_train(config, tmp_path
     assert rows[1]["kl_base"] > 0
 
 
-def test_credit_scores_the_teacher_whatever_the_target(config, tmp_path):
-    arm = "--method.target no_anchor --method.weighting credit --run.diagnostics_every 0 --run.base_kl diagnostics"
-    config = with_(config, arm + " --optim.steps 2 --rollout.max_new_tokens 40")
-    assert trainer.roles_to_score(config) == ["reference", "teacher"]
+def test_a_target_that_reads_outcomes_scores_the_teacher_and_trains(config, tmp_path):
+    config = with_(config, "--method.target credited --optim.steps 2 --rollout.max_new_tokens 40")
+    assert trainer.roles_to_score(config) == ["base", "teacher"]
     train(config, tmp_path)
-    assert max(row["grad_norm"] for row in log_rows(tmp_path)) > 0, "some completions end, some do not"
+    rows = log_rows(tmp_path)
+    assert max(row["grad_norm"] for row in rows) > 0, "some completions end, some do not"
+    assert "entropy_teacher" in rows[0]["diagnostics"] and "entropy_target" not in rows[0]["diagnostics"]
