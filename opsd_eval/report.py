@@ -65,7 +65,8 @@ def _tables(data: ReportData) -> dict:
     import pandas as pd
 
     found = {
-        "scorecard": pd.DataFrame(data.rows), "problem_values": data.values.drop(columns="path"),
+        "scorecard": pd.DataFrame(data.rows),
+        "problem_values": data.values.drop(columns="path").dropna(subset=["value"]),
         "outcomes": data.outcomes.drop(columns="path", errors="ignore"), "training": data.training,
         "against_base": data.pairs, "estimates": tables.estimates(data.sets),
         "recovered": pd.DataFrame(data.recovered),

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from opsd_eval.records import OUTCOMES, Sample, iter_problem_samples, read_problems, write_text
+from opsd_eval.records import OUTCOMES, Sample, read_problems, write_text
 from opsd_eval.report_data import ReportData
+from opsd_eval.sample_index import SampleIndex, read_block
 from opsd_eval.tables import SetInfo
 
 PROBLEMS_A_PLACE = 16
@@ -58,8 +59,10 @@ def problems_a_place(n_places: int, n_arms: int) -> int:
 
 
 def _draws(folder: Path, wanted: set[str]) -> dict[str, Sequence[Sample]]:
-    problems = read_problems(folder)
-    return {pid: draws for pid, draws in iter_problem_samples(folder, problems) if pid in wanted}
+    index = SampleIndex(folder)
+    ids = list(index.problems)
+    numbers = [number for number, problem_id in enumerate(ids) if problem_id in wanted]
+    return {ids[number]: draws for number, draws in read_block(index.task(numbers))}
 
 
 def outcome_of(sample: Sample) -> str:

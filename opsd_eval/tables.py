@@ -223,13 +223,21 @@ def _flat(row: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def save_tables(tables: Mapping[str, Frame], out: Path | str) -> list[Path]:
     """Write each table as ``NAME.csv``, whole or not at all; empty tables are left out.
 
-    Text that a spreadsheet would run as a formula gets a leading apostrophe (``opsd_eval/spreadsheet.py``).
+    Text that a spreadsheet would run as a formula gets a leading apostrophe (``opsd_eval/spreadsheet.py``). Numbers
+    have nine significant digits.
     """
     written = []
     for name, table in tables.items():
         if not table.empty:
             path = Path(out) / f"{name}.csv"
-            safe = table.assign(**{c: table[c].map(inert) for c in table.columns if table[c].dtype.kind not in "biuf"})
-            write_text(path, safe.to_csv(index=False, lineterminator="\n"))
+            texts = {c: _inert(table[c]) for c in table.columns if table[c].dtype.kind not in "biuf"}
+            write_text(path, table.assign(**texts).to_csv(index=False, lineterminator="\n", float_format="%.9g"))
             written.append(path)
     return written
+
+
+def _inert(column: Any) -> Any:
+    """A column with :func:`inert` texts; each different text is looked at once."""
+    codes, kinds = column.factorize(use_na_sentinel=True)
+    safe = [*map(inert, kinds), None]
+    return [safe[code] for code in codes]
