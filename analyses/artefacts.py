@@ -7,9 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from analyses import ablation_table, power
+from analyses import ablation_table, decomposition, dynamics, marker_shift, power, sensitivity, support
 from analyses.results import Study
 from opsd_eval.names import lookup
+
+SENSITIVITY = tuple(
+    f"sensitivity_{what}" for what in ("beta", "clip", "lr", "divergence", "jsd", "length", "steps", "size")
+)
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,12 @@ ARTEFACTS: dict[str, Artefact] = {
     one.name: one
     for one in (
         Artefact("power", 0, power.make, (), "-"),
-        Artefact("ablation_table", 1, ablation_table.make, ("main",), "tables 1 and 2"),
+        Artefact("ablation_table", 1, ablation_table.make, ("main",), "main table"),
+        Artefact("decomposition", 2, decomposition.make, ("main",), "figure 3"),
+        Artefact("marker_shift", 3, marker_shift.make, ("main",), "figures 2 and 5"),
+        Artefact("dynamics", 4, dynamics.make, ("main",), "figures 1 and 4"),
+        Artefact("sensitivity", 5, sensitivity.make, SENSITIVITY, "figures 6 and 7"),
+        Artefact("support", 9, support.make, ("main",), "-"),
     )
 }
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -85,27 +85,36 @@ class Study:
         """Scorecard rows at the reported checkpoint as a table; empty before any cell is done."""
         import pandas as pd
 
-        values = self.select(blocks)
-        if values.empty:
-            return pd.DataFrame(columns=list(scorecard.KEYS))
-        return pd.DataFrame(scorecard.build_scorecard(values, self.settings(arms, values)))
+        return pd.DataFrame(self._rows(tuple(blocks), tuple(arms)), columns=list(scorecard.KEYS))
 
-    def report_data(self, blocks: Sequence[str], arms: Sequence[str]) -> report_data.ReportData:
-        """What the report's figures take, for these cells (without sample sets)."""
+    def _rows(self, blocks: tuple[str, ...], arms: tuple[str, ...]) -> list[dict[str, Any]]:
+        """Scorecard rows, computed once: several artefacts read them."""
+        if (blocks, arms) not in self._made:
+            values = self.select(blocks)
+            settings = self.settings(arms, values)
+            self._made[blocks, arms] = [] if values.empty else scorecard.build_scorecard(values, settings)
+        return self._made[blocks, arms]
+
+    @cached_property
+    def _made(self) -> dict[Any, list[dict[str, Any]]]:
+        return {}
+
+    def report_data(
+        self, blocks: Sequence[str], arms: Sequence[str], *, splits: Sequence[str] | None = None
+    ) -> report_data.ReportData:
+        """What the report's figures take, for these cells (without sample sets) and splits (all without names)."""
         import pandas as pd
 
         values = self.select(blocks, steps="all")
+        values = values if splits is None else values[values["split"].isin(list(splits))]
         settings = self.settings(arms, values)
-        rows = scorecard.build_scorecard(self.select(blocks), settings)
+        rows = self._rows(tuple(blocks), tuple(arms))
+        rows = [row for row in rows if splits is None or row["split"] in splits]
         return report_data.ReportData(
             title=self.config.title or self.config.name, arms=settings.arms, rows=rows, sets=_places(values),
             reported=(), values=values, outcomes=pd.DataFrame(), training=self.training(blocks), settings=settings,
             draws=self.config.draws, pairs=pd.DataFrame(),
         )  # fmt: skip
-
-    def series(self, blocks: Sequence[str], arms: Sequence[str], metric: str) -> Frame:
-        """Level and change from base at every evaluated checkpoint (``report_data.series``)."""
-        return report_data.series(self.report_data(blocks, arms), metric)
 
     def table(self, name: str, frame: Frame, *, blocks: Sequence[str]) -> Path:
         """Write ``<name>.csv``; its first line says cells done of planned and which config and commits made it."""
@@ -243,6 +252,14 @@ def contrasts_of(values: Frame, arm: str, other: str, *, level: float) -> Frame:
 
 
 
+def over_bases(table: Frame, column: str, *, level: float) -> stats.Estimate:
+    """Mean of a number that each run has once: training seeds averaged within their base, t interval over bases."""
+    known = table[table[column].notna()]
+    means = known.groupby("base_seed")[column].mean().to_numpy(float)
+    found = stats.mean_estimate(means, level=level)
+    return replace(found, method=f"t over {len(means)} base seeds ({len(known)} runs)")
+
+
 def _places(values: Frame) -> list[tables.SetInfo]:
     keys = values.drop_duplicates(["world", "split", "arm"])[["world", "split", "arm"]]
     return [tables.SetInfo(Path(), *row) for row in keys.itertuples(index=False)]
@@ -252,4 +269,4 @@ def _rounded(value: Any) -> Any:
     return float(f"{value:.5g}") if isinstance(value, float) else value
 
 
-__all__ = ["Study", "contrasts_of", "load", "means_table", "training_table", "values_table"]
+__all__ = ["Study", "contrasts_of", "load", "means_table", "over_bases", "training_table", "values_table"]
