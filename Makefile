@@ -13,7 +13,7 @@ export OMP_NUM_THREADS ?= 1
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help install install-real demo demo-full test test-slow test-real real-run bench lint clean
+.PHONY: help install install-real demo demo-full study-small study test test-slow test-real real-run bench lint clean
 .DEFAULT_GOAL := help
 
 help:  ## Say what each target does
@@ -42,6 +42,13 @@ demo: $(VENV)/.installed  ## Train standard and purified OPSD on the embedded te
 
 demo-full: $(VENV)/.installed  ## The same for all worlds and more seeds
 	$(PY) -m analyses.ablation --config demo-full --runs $(RUNS) --jobs $(JOBS)
+
+study-small: $(VENV)/.installed  ## The study from fewer cells, into results/study-small: every figure, wider bands
+	$(PY) -m analyses.study all --config study-small --runs $(RUNS) --jobs $(JOBS)
+
+study: $(VENV)/.installed  ## The whole study: goes on from the cells in results/study, then tables, figures, docs/study.md
+	$(PY) -m analyses.study all --config study --runs $(RUNS) --jobs $(JOBS)
+	$(PY) -m analyses.study docs --config study
 
 test: $(VENV)/.installed  ## Tests that need nothing but the environment
 	$(PY) -m pytest -n $(JOBS) -m "not real and not slow"

@@ -100,7 +100,7 @@ def stability(log: Frame, *, level: float) -> Iterator[dict[str, Any]]:
         })  # fmt: skip
     import pandas as pd
 
-    table = pd.DataFrame(runs, columns=None if runs else RUN)
+    table: Frame = pd.DataFrame(runs, columns=None if runs else RUN)
     for (world, arm), part in table.groupby(["world", "arm"], sort=False):
         for name in [c for c in part.columns if c not in RUN]:
             found = over_bases(part, name, level=level)

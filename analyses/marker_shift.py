@@ -14,13 +14,16 @@ from opsd_eval import figures, figures_training
 from opsd_eval.tables import BASE, Frame
 
 ARMS = ("standard", "purified")
-PREFIXES = ("marker_", "kim10_raw", "loop_rate", "p_check", "p_wait_given_mismatch")
+PER_COMPLETION = "markers_per_completion"
+PREFIXES = ("marker_", PER_COMPLETION, "kim10_raw", "loop_rate", "p_check", "p_wait_given_mismatch")
 
 
 def make(study: Study, blocks: Sequence[str]) -> list[Path]:
     """Write both tables and two figures."""
-    table = study.scorecard(blocks, ARMS)
+    import pandas as pd
+
     accuracy = study.config.primary[0]
+    table = pd.concat([study.scorecard(blocks, ARMS), study.rows_of(per_completion(study.select(blocks)), ARMS)])
     kept = table[table["metric"].str.startswith(PREFIXES) | (table["metric"] == accuracy)]
     columns = [
         "world", "split", "arm", "contrast", "metric", "estimate", "low", "high", "difference", "difference_low",
@@ -35,24 +38,33 @@ def make(study: Study, blocks: Sequence[str]) -> list[Path]:
     return written + [p for name, figure in drawn.items() if (p := study.figure(name, figure, blocks=blocks))]
 
 
+def per_completion(values: Frame) -> Frame:
+    """Markers in a completion, by problem: hits ÷ draws = (hits ÷ tokens) · (tokens ÷ draws).
+
+    A rate per token rises when completions shorten around their markers; this number does not.
+    """
+    keys = [c for c in values.columns if c not in ("metric", "value")]
+    sides = [values[values["metric"] == name].set_index(keys)["value"] for name in ("marker_rate", "completion_tokens")]
+    found = (sides[0] * sides[1] / 1000).rename("value").reset_index()
+    return found.assign(metric=PER_COMPLETION)
+
+
 def both_ways(table: Frame, accuracy: str) -> Frame:
-    """Change of marker rate and of accuracy side by side; a direction only where the interval excludes 0."""
+    """Change of marker rate, marker count and accuracy side by side; a direction where the interval excludes 0."""
     import pandas as pd
 
     rows = []
-    changes = table[table["contrast"].str.endswith(f"-{BASE}") & table["metric"].isin(["marker_rate", accuracy])]
+    shown = {"marker_rate": "rate", PER_COMPLETION: "count", accuracy: "accuracy"}
+    changes = table[table["contrast"].str.endswith(f"-{BASE}") & table["metric"].isin(list(shown))]
     for (world, split, arm), part in changes.groupby(["world", "split", "arm"], sort=False):
         by = part.set_index("metric")
-        if {"marker_rate", accuracy} <= set(by.index):
-            sides = {name: by.loc[name] for name in ("marker_rate", accuracy)}
-            ways = {name: _way(row["difference_low"], row["difference_high"]) for name, row in sides.items()}
+        if set(shown) <= set(by.index):
             row = {"world": world, "split": split, "arm": arm}
-            for name, label in (("marker_rate", "markers"), (accuracy, "accuracy")):
-                row |= {
-                    label: sides[name]["difference"], f"{label}_low": sides[name]["difference_low"],
-                    f"{label}_high": sides[name]["difference_high"], f"{label}_way": ways[name],
-                }  # fmt: skip
-            rows.append(row | {"scope": sides[accuracy]["scope"], "n_problems": sides[accuracy]["n_problems"]})
+            for name, label in shown.items():
+                low, high = by.loc[name, "difference_low"], by.loc[name, "difference_high"]
+                row |= {label: by.loc[name, "difference"], f"{label}_low": low, f"{label}_high": high,
+                        f"{label}_way": _way(low, high)}  # fmt: skip
+            rows.append(row | {key: by.loc[accuracy, key] for key in ("scope", "n_problems", "n_dropped")})
     return pd.DataFrame(rows)
 
 

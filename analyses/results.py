@@ -95,6 +95,13 @@ class Study:
             self._made[blocks, arms] = [] if values.empty else scorecard.build_scorecard(values, settings)
         return self._made[blocks, arms]
 
+    def rows_of(self, values: Frame, arms: Sequence[str]) -> Frame:
+        """Scorecard rows of values that an analysis derived itself."""
+        import pandas as pd
+
+        rows = scorecard.build_scorecard(values, self.settings(arms, values))
+        return pd.DataFrame(rows, columns=list(scorecard.KEYS))
+
     @cached_property
     def _made(self) -> dict[Any, list[dict[str, Any]]]:
         return {}
@@ -217,7 +224,10 @@ def training_table(records: Iterable[Mapping[str, Any]]) -> Frame:
 
     keys = ("world", "arm", "base_seed", "train_seed")
     parts = [pd.DataFrame(r["training"]).assign(**{k: r["cell"][k] for k in keys}) for r in records if r["training"]]
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+    if not parts:
+        return pd.DataFrame()
+    table: Frame = pd.concat(parts, ignore_index=True)
+    return table.assign(step=table["step"].astype(int))
 
 
 def means_table(study: Study) -> Frame:

@@ -1,7 +1,8 @@
 """Run a study: every planned cell that is not on record, primary ones first, then the artefacts.
 
 ``python -m analyses.study run --config study`` goes on where it stopped; ``status`` counts cells done of planned;
-``cell NAME`` runs one alone and says whether it repeats what is on record; ``artefacts`` makes tables and figures.
+``cell NAME`` runs one alone and says whether it repeats what is on record; ``artefacts`` makes tables and figures;
+``docs`` puts tables into the pages; ``all`` is run, then artefacts.
 """
 
 from __future__ import annotations
@@ -124,7 +125,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Command line: returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m analyses.study", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
-    parser.add_argument("verb", choices=("run", "status", "artefacts", "cell"))
+    parser.add_argument("verb", choices=("all", "run", "status", "cell", "artefacts", "docs"))
     parser.add_argument("name", nargs="?", help="cell: its name; artefacts: one of them (default: all)")
     parser.add_argument("--config", default="study", help=f"one of {', '.join(available())}, or a YAML file")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder for runs (default: runs)")
@@ -151,15 +152,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _dispatch(args: argparse.Namespace, config: StudyConfig) -> None:
     blocks = None if args.blocks is None else [config.block(name).name for name in args.blocks.split(",")]
-    if args.verb == "run":
+    if args.verb in ("all", "run"):
         run(config, runs=args.runs, out=args.results, n_jobs=args.jobs or usable_cores(), blocks=blocks)
-    elif args.verb == "status":
+    if args.verb == "status":
         print(status(results.load(config, args.results)))
-    elif args.verb == "artefacts":
+    if args.verb in ("all", "artefacts"):
         from analyses.artefacts import make_all
 
         print(make_all(results.load(config, args.results), only=args.name))
-    else:
+    if args.verb == "docs":
+        from analyses.write_up import write
+
+        changed = write(results.load(config, args.results), Path())
+        print("changed: " + (", ".join(map(str, changed)) or "nothing"))
+    if args.verb == "cell":
         if not args.name:
             raise ValueError("which cell? give its name, such as hunch_r10_s0_standard_t1")
         print(again(config, args.name, runs=args.runs, out=args.results))

@@ -105,7 +105,8 @@ def load_study(name: str) -> StudyConfig:
     """A committed study by name, or any YAML file by path.
 
     ``extends: NAME`` starts from another committed study and overrides its settings; ``blocks`` merge by name, and a
-    block set to null is left out.
+    block set to null is left out. ``keep: {primary: {base_seeds: 3}, ...}`` cuts the lists of inherited blocks of a
+    tier to their first entries.
     """
     path = Path(name) if name.endswith((".yaml", ".yml")) else lookup("study", name, available())
     return parse_study(_values(path), str(path))
@@ -121,7 +122,10 @@ def _values(path: Path) -> dict[str, Any]:
     if "extends" not in values:
         return values
     parent = _values(lookup("study", values.pop("extends"), available()))
-    blocks = parent.get("blocks", {}) | {}
+    kept, blocks = values.pop("keep", {}), {}
+    for key, block in parent.get("blocks", {}).items():
+        limits = kept.get(block.get("tier", "secondary"), {})
+        blocks[key] = block | {name: block[name][:count] for name, count in limits.items()}
     for key, changes in (values.pop("blocks", None) or {}).items():
         blocks[key] = None if changes is None else (blocks.get(key) or {}) | changes
     return parent | values | {"blocks": {key: block for key, block in blocks.items() if block is not None}}

@@ -190,7 +190,7 @@ def series(data: ReportData, metric: str) -> Frame:
     """
     import pandas as pd
 
-    part = data.values[(data.values["metric"] == metric) & data.values["value"].notna()]
+    part = data.values[data.values["metric"] == metric]  # undefined values stay, so that problems pair
     found = []
     for (world, split), group in part.groupby(["world", "split"], sort=False):
         by_arm = {str(arm): rows for arm, rows in group.groupby("arm", sort=False)}

@@ -154,3 +154,38 @@ def test_a_failing_cell_is_noted_and_the_study_goes_on(tmp_path):
     broken = asdict(replace(cell, train={**cell.train, "method": {**cell.train["method"], "target": "nonsense"}}))
     study.attempt(broken, study=str(tmp_path / "runs"), results=str(tmp_path))
     assert "nonsense" in read_json(tmp_path / "failures" / f"{cell.name}.json")["error"]
+
+
+def test_pages_are_filled_from_results_and_say_what_is_missing(done):
+    from analyses import write_up
+    from analyses.artefacts import make_all
+
+    _, _, whole = done
+    make_all(whole)
+    page = "a\n<!-- table:ablation:begin -->\nold\n<!-- table:ablation:end -->\nb <!-- table:sensitivity:begin -->\n<!-- table:sensitivity:end -->"
+    filled = write_up.fill(page, whole)
+    assert "| hunch_r10 | id |" in filled and "2 of 2 cells of main" in filled and "old" not in filled
+    assert "No finished cell yet" in filled and write_up.fill(filled, whole) == filled
+    with pytest.raises(ValueError, match="ablation"):
+        write_up.table("ablations", whole)
+
+
+def test_committed_pages_equal_committed_results():
+    from pathlib import Path
+
+    from analyses import write_up
+
+    root = Path(__file__).parents[2]
+    there = results.load("study", root / "results")
+    for name in write_up.PAGES:
+        page = (root / name).read_text(encoding="utf-8")
+        assert write_up.fill(page, there) == page, f"{name} is stale: run python -m analyses.study docs"
+
+
+def test_numbers_are_written_as_the_pages_write_them():
+    from analyses.write_up import interval, number
+
+    assert [number(v, 2) for v in (0.5, -0.25, 1.5, float("nan"))] == [".50", "-.25", "1.50", "–"]
+    assert number(0.012, 3, sign=True) == "+.012"
+    row = {"v": 0.1, "l": float("nan"), "h": float("nan")}
+    assert interval(row, "v", "l", "h") == ".100 [no interval]"
