@@ -190,13 +190,18 @@ def _list(_args: argparse.Namespace) -> int:
 def _cost_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", metavar="RECIPE")
     parser.add_argument("--gpu", default="h100", help="name of the GPU to estimate seconds for (default h100)")
+    parser.add_argument("--gpus", type=int, default=1, help="how many share the step's rollouts (default 1)")
     parser.add_argument("--utilisation", type=float, default=0.35, help="assumed share of peak FLOPs (default 0.35)")
+    parser.add_argument("--question-tokens", type=int, default=200, help="assumed length of a prompt (default 200)")
+    parser.add_argument("--reference-tokens", type=int, default=1000, help="and of a reference (default 1,000)")
 
 
 def _cost(args: argparse.Namespace, overrides: list[str]) -> int:
-    from opsd_train.cost import cost_sheet
+    from opsd_train.cost import Lengths, cost_sheet
 
-    print(cost_sheet(build_config(args.recipe, overrides), gpu=args.gpu, utilisation=args.utilisation))
+    config = build_config(args.recipe, overrides)
+    lengths = Lengths(args.question_tokens, args.reference_tokens, config.rollout.max_new_tokens)
+    print(cost_sheet(config, gpu=args.gpu, gpus=args.gpus, utilisation=args.utilisation, lengths=lengths))
     return 0
 
 

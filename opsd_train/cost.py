@@ -4,7 +4,8 @@ Legend: D hidden, V vocabulary, T completion tokens, L tokens a row feeds to the
 FLOPs count a multiply-add as 2 and attention as the full L × L square (kernels that skip the masked half do less);
 norms, activations and softmax are left out, as in torch's ``FlopCounterMode``, which the tests compare with.
 Seconds are FLOPs ÷ (peak × utilisation), decoding the larger of that and bytes ÷ (bandwidth × utilisation). The
-output head of scoring runs in float32 (see ``opsd_train/head.py``) and is counted at the float32 peak, apart.
+output head of scoring runs in float32 (see ``opsd_train/head.py``) and is counted at the float32 peak, apart. On
+several GPUs each takes its share of the rollouts; what they send one another is not counted.
 """
 
 from __future__ import annotations
@@ -151,12 +152,13 @@ def rollout_flops(shape: Shape, lengths: Lengths) -> int:
 
 @dataclass(frozen=True)
 class Cost:
-    """One optimiser step on one GPU: FLOPs and seconds by part, bytes by kind."""
+    """One optimiser step as one GPU sees it: FLOPs and seconds by part, bytes by kind."""
 
     flops: Mapping[str, float]
     seconds: Mapping[str, float]
     train_bytes: Mapping[str, float]
     rollout_bytes: Mapping[str, float]
+    beside: bool  # the rollout engine holds its memory while the trainer scores
 
     @property
     def step_seconds(self) -> float:
@@ -165,8 +167,9 @@ class Cost:
 
     @property
     def peak_bytes(self) -> float:
-        """The larger of scoring and sampling, when the engine's cache is released in between."""
-        return max(sum(self.train_bytes.values()), self.train_bytes["weights"] + sum(self.rollout_bytes.values()))
+        """Scoring and sampling together where the engine stays beside the trainer, else the larger of the two."""
+        scoring, sampling = sum(self.train_bytes.values()), sum(self.rollout_bytes.values())
+        return scoring + sampling if self.beside else max(scoring, self.train_bytes["weights"] + sampling)
 
 
 def roles_of(config: TrainConfig) -> list[str]:
@@ -176,9 +179,15 @@ def roles_of(config: TrainConfig) -> list[str]:
     return roles_to_score(config)
 
 
-def step_cost(config: TrainConfig, shape: Shape, lengths: Lengths, gpu: Gpu, *, utilisation: float) -> Cost:
-    """The cost of one optimiser step; diagnostics are spread over the steps between them."""
-    n = config.optim.batch_size
+def step_cost(
+    config: TrainConfig, shape: Shape, lengths: Lengths, gpu: Gpu, *, utilisation: float, gpus: int = 1
+) -> Cost:
+    """The cost of one optimiser step on each of ``gpus``; diagnostics are spread over the steps between them."""
+    if gpus < 1 or config.optim.batch_size % gpus:
+        raise ValueError(
+            f"--gpus {gpus} does not divide the {config.optim.batch_size} rollouts of a step; pass a number that does"
+        )
+    n = config.optim.batch_size // gpus
     flops: dict[str, float] = {
         "rollout": n * rollout_flops(shape, lengths),
         "frozen": n * sum(scoring_flops(shape, lengths, role) for role in roles_of(config)),
@@ -186,25 +195,33 @@ def step_cost(config: TrainConfig, shape: Shape, lengths: Lengths, gpu: Gpu, *, 
         "heads and loss": n * loss_flops(config, shape, lengths),
     }
     if config.run.diagnostics_every:
-        share = min(n, config.run.diagnostics_tokens / lengths.completion) / config.run.diagnostics_every
+        share = min(n, config.run.diagnostics_tokens / gpus / lengths.completion) / config.run.diagnostics_every
         roles = ("student", "teacher", "reference", "base")
         flops["diagnostics"] = share * sum(scoring_flops(shape, lengths, role) for role in roles)
         flops["heads and loss"] += share * len(roles) * head_flops(shape, lengths.completion)
     seconds = {part: value / (gpu.flops * utilisation) for part, value in flops.items()}
     seconds["heads and loss"] = flops["heads and loss"] / (gpu.flops_float32 * utilisation)
-    train_bytes, rollout_bytes = step_bytes(config, shape, lengths)
-    reads = lengths.completion * (train_bytes["weights"] + rollout_bytes["kv_cache"] / 2)
+    train_bytes, rollout_bytes = step_bytes(config, shape, lengths, gpu, gpus=gpus)
+    stored = shape.parameters * (2 if config.model.dtype == "bfloat16" else 4)
+    reads = lengths.completion * (stored + rollout_bytes["kv_cache"] / 2)
     seconds["rollout"] = max(seconds["rollout"], reads / (gpu.bandwidth * utilisation))
-    return Cost(flops, seconds, train_bytes, rollout_bytes)
+    return Cost(flops, seconds, train_bytes, rollout_bytes, beside=config.rollout.engine == "vllm")
 
 
-def step_bytes(config: TrainConfig, shape: Shape, lengths: Lengths) -> tuple[dict[str, float], dict[str, float]]:
-    """Bytes held while scoring (with ``micro_batch_size`` rollouts) and, besides the weights, while sampling."""
+def step_bytes(
+    config: TrainConfig, shape: Shape, lengths: Lengths, gpu: Gpu, *, gpus: int
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Bytes held while scoring (with ``micro_batch_size`` rollouts) and, besides those, while sampling.
+
+    vLLM in process has weights of its own and reserves ``rollout.gpu_memory_share`` of the GPU for as long as the run
+    lasts; what it does not need of that is ``reserved``. Sharded weights, gradients and moments are divided by the
+    GPUs, plus one layer gathered at a time and, while the transformers engine samples, everything.
+    """
     item = 2 if config.model.dtype == "bfloat16" or config.run.precision == "bf16" else 4
     stored = 2 if config.model.dtype == "bfloat16" else 4
     full = config.model.tuning == "full"
     trained = shape.parameters if full else shape.lora(config.model.lora_rank)
-    micro = min(config.optim.micro_batch_size, config.optim.batch_size)
+    micro = min(config.optim.micro_batch_size, config.optim.batch_size // gpus)
     states = micro * lengths.completion * shape.hidden * item * (1 + len(roles_of(config)))
     train = {
         "weights": float(shape.parameters * stored),
@@ -213,14 +230,33 @@ def step_bytes(config: TrainConfig, shape: Shape, lengths: Lengths) -> tuple[dic
         "gradients": float(trained * (stored if full else 4)),
         "adam": 2.0 * trained * (stored if full else 4),
         "ema": float(trained * (stored if full else 4)) if config.method.teacher_mode == "ema" else 0.0,
-        "activations": float(activation_bytes(config, shape, lengths, item=item)),
+        "activations": activation_bytes(config, shape, lengths, item=item) * micro / _pass_size(config),
         "hidden_states": float(states),
         "loss_blocks": float(loss_bytes(config, shape)),
     }
-    rows = min(config.optim.batch_size, config.rollout.batch_size)
-    context = lengths.question + lengths.completion
-    cache = 2 * shape.layers * shape.kv_heads * shape.head_dim * rows * context * item
-    return train, {"kv_cache": float(cache), "logits": float(rows * shape.vocabulary * 4 * 3)}
+    sampling = {"kv_cache": 0.0, "logits": 0.0}
+    if config.rollout.engine != "server":
+        rows = min(config.optim.batch_size // gpus, config.rollout.batch_size)
+        context = lengths.question + lengths.completion
+        cache = 2 * shape.layers * shape.kv_heads * shape.head_dim * rows * context * item
+        sampling = {"kv_cache": float(cache), "logits": float(rows * shape.vocabulary * 4 * 3)}
+    if config.run.sharding == "full":
+        whole = train["weights"]
+        for kind in ("weights", "frozen_copy", "adapter", "gradients", "adam"):
+            train[kind] /= gpus
+        train["gathered"] = shape.body / shape.layers * stored + shape.hidden * shape.vocabulary * stored
+        if config.rollout.engine == "transformers":
+            sampling["gathered"] = whole - train["weights"]
+    if config.rollout.engine == "vllm":
+        needed = shape.parameters * stored + sum(sampling.values())
+        reserved = max(0.0, config.rollout.gpu_memory_share * gpu.memory * GIB - needed)
+        sampling |= {"weights": float(shape.parameters * stored), "reserved": reserved}
+    return train, sampling
+
+
+def _pass_size(config: TrainConfig) -> int:
+    """Rollouts in one pass of a single GPU."""
+    return min(config.optim.micro_batch_size, config.optim.batch_size)
 
 
 def layer_bytes_per_token(shape: Shape, *, item: int) -> int:
@@ -233,8 +269,7 @@ def layer_bytes_per_token(shape: Shape, *, item: int) -> int:
 
 def activation_bytes(config: TrainConfig, shape: Shape, lengths: Lengths, *, item: int) -> int:
     """Kept for the student's backward pass: every layer, or, recomputing, their inputs and one layer."""
-    tokens = min(config.optim.micro_batch_size, config.optim.batch_size)
-    tokens *= lengths.question + lengths.completion - 1
+    tokens = _pass_size(config) * (lengths.question + lengths.completion - 1)
     layer = tokens * layer_bytes_per_token(shape, item=item)
     if config.model.gradient_checkpointing:
         return shape.layers * tokens * shape.hidden * item + layer
@@ -269,44 +304,58 @@ def shape_of(config: TrainConfig) -> tuple[Shape, str]:
 
 
 def cost_sheet(
-    config: TrainConfig, *, gpu: str = "h100", utilisation: float = 0.35, lengths: Lengths | None = None
+    config: TrainConfig, *, gpu: str = "h100", gpus: int = 1, utilisation: float = 0.35, lengths: Lengths | None = None
 ) -> str:
     """The cost of a step as a text table, with every assumption."""
     if not 0 < utilisation <= 1:
         raise ValueError(f"--utilisation is {utilisation}; give a share of the peak, above 0 and at most 1")
     device, (shape, source) = lookup("GPU", gpu.lower(), GPUS), shape_of(config)
     lengths = lengths or Lengths(completion=config.rollout.max_new_tokens)
-    cost = step_cost(config, shape, lengths, device, utilisation=utilisation)
+    cost = step_cost(config, shape, lengths, device, utilisation=utilisation, gpus=gpus)
     lines = [
         f"model {config.model.path}: {shape.parameters / 1e9:.2f} G parameters ({source})",
         f"step: {config.optim.batch_size} rollouts, {config.optim.micro_batch_size} a pass; tokens assumed: question "
         f"{lengths.question}, reference {lengths.reference}, completion {lengths.completion}",
-        f"one {gpu}: {device.flops / 1e12:.0f} TFLOP/s bf16 dense, {device.flops_float32 / 1e12:.0f} float32, "
+        f"{gpus} {gpu}, {config.optim.batch_size // gpus} rollouts each: "
+        f"{device.flops / 1e12:.0f} TFLOP/s bf16 dense, {device.flops_float32 / 1e12:.0f} float32, "
         f"{device.bandwidth / 1e12:.2f} TB/s; utilisation assumed {utilisation:.0%}",
         "",
         f"{'part':<14}{'TFLOP':>12}{'seconds':>10}",
         *(f"{part:<14}{value / 1e12:>12.1f}{cost.seconds[part]:>10.2f}" for part, value in cost.flops.items()),
         f"{'step':<14}{sum(cost.flops.values()) / 1e12:>12.1f}{cost.step_seconds:>10.2f}",
-        f"{config.optim.steps} steps: {config.optim.steps * cost.step_seconds / 3600:.2f} h on one GPU",
+        f"{config.optim.steps} steps: {config.optim.steps * cost.step_seconds / 3600:.2f} h",
         "",
-        f"{'bytes while scoring':<24}{'GiB':>8}",
+        f"{'bytes of one GPU, scoring':<26}{'GiB':>6}",
         *(f"  {kind:<22}{value / GIB:>8.2f}" for kind, value in cost.train_bytes.items() if value),
-        f"{'bytes while sampling':<24}{'GiB':>8}",
-        *(f"  {kind:<22}{value / GIB:>8.2f}" for kind, value in cost.rollout_bytes.items()),
-        f"{'peak, one at a time':<24}{cost.peak_bytes / GIB:>8.2f} of {device.memory:.0f} GiB",
+        f"{'sampling, besides':<26}{'GiB':>6}",
+        *(f"  {kind:<22}{value / GIB:>8.2f}" for kind, value in cost.rollout_bytes.items() if value),
+        f"{'peak, both at once' if cost.beside else 'peak, one at a time':<24}{cost.peak_bytes / GIB:>8.2f} of "
+        f"{device.memory:.0f} GiB" + (": does not fit" if cost.peak_bytes > device.memory * GIB else ""),
+        "",
     ]
-    return "\n".join([*lines, "", _against_standard(config, shape, lengths, device, utilisation=utilisation)])
+    for count in sorted({1, gpus, *(n for n in (8,) if config.optim.batch_size % n == 0)}):
+        step, scored = purified_over_standard(config, shape, lengths, device, utilisation=utilisation, gpus=count)
+        lines.append(
+            f"purified / standard on {count} {gpu}: {step:.3f} of a step's seconds, {scored:.3f} without sampling and "
+            "diagnostics"
+        )
+    return "\n".join(lines)
 
 
-def _against_standard(config: TrainConfig, shape: Shape, lengths: Lengths, gpu: Gpu, *, utilisation: float) -> str:
+def purified_over_standard(
+    config: TrainConfig, shape: Shape, lengths: Lengths, gpu: Gpu, *, utilisation: float, gpus: int
+) -> tuple[float, float]:
+    """(a step's seconds, those without sampling and diagnostics) of purified ÷ standard, all else equal.
+
+    Decoding reads all weights for each token, however few rows a GPU decodes, while scoring is divided by the GPUs:
+    the more GPUs share a batch, the smaller is what the two more frozen passes add to a step.
+    """
+
     def seconds(target: str) -> tuple[float, float]:
         run = replace(config.run, base_kl="diagnostics")
         arm = replace(config, method=replace(config.method, target=target), run=run)
-        cost = step_cost(arm, shape, lengths, gpu, utilisation=utilisation)
+        cost = step_cost(arm, shape, lengths, gpu, utilisation=utilisation, gpus=gpus)
         return cost.step_seconds, sum(cost.seconds[part] for part in ("frozen", "student", "heads and loss"))
 
     (purified, scored), (standard, scored_standard) = seconds("purified"), seconds("standard")
-    return (
-        f"purified / standard: {purified / standard:.3f} of a step's seconds, {scored / scored_standard:.3f} without "
-        "sampling and diagnostics"
-    )
+    return purified / standard, scored / scored_standard

@@ -33,8 +33,8 @@ def make_sampler(config: TrainConfig, policy: Policy, out: Path) -> Sampler:
             "--rollout.engine transformers for full fine-tuning"
         )
     engine = _vllm(config) if name == "vllm" else _server(config)
-    release = [engine.close] if name == "vllm" else []  # a server goes on without us
-    return Sampler(engine, policy.tokenizer, config, sync=AdapterSync(policy, out / ".adapters", release=release))
+    sync = AdapterSync(policy, out / ".adapters", release=[engine.close])
+    return Sampler(engine, policy.tokenizer, config, sync=sync)
 
 
 class AdapterSync:
@@ -70,13 +70,19 @@ def _transformers(config: TrainConfig, policy: Policy) -> Any:
 
 
 def _vllm(config: TrainConfig) -> Any:
-    """The vLLM engine in this process, beside the trainer, with room for two adapters."""
+    """The vLLM engine in this process, beside the trainer, with room for two adapters.
+
+    Left to itself, the engine of every process would take the first GPU; ``external_launcher`` takes the launcher's.
+    """
     import torch
 
     from opsd_eval.engines import load_engine
 
     model, rollout = config.model, config.rollout
     options: dict[str, Any] = {"max_model_len": config.data.max_prompt_tokens + rollout.max_new_tokens}
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:  # one engine a process, on the process's own device
+        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+        options["distributed_executor_backend"] = "external_launcher"
     if torch.cuda.is_available():
         options |= {"gpu_memory_utilization": rollout.gpu_memory_share}
     if model.revision:

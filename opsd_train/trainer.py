@@ -29,6 +29,7 @@ from opsd_train import checkpoint, rundir
 from opsd_train.config import OptimConfig, TrainConfig, flatten, validate
 from opsd_train.data import TrainingData, load_data
 from opsd_train.diagnosis import decompose, engine_gap, pool, within_budget
+from opsd_train.launch import as_launched, make_accelerator
 from opsd_train.objective import frozen_batch, loss_method, student_loss
 from opsd_train.policy import Policy, load_policy, load_tokenizer
 from opsd_train.rollouts import Rollout, Sampler, micro_batches, step_rows
@@ -61,7 +62,7 @@ def train(config: TrainConfig, out: Path | str, *, resume: bool = False) -> None
     folder it starts from the beginning. Raises ``Interrupted`` after SIGTERM or Ctrl-C and ``Unhealthy`` when the
     numbers are not worth going on with, both with the state saved.
     """
-    config, out = validate(config), Path(out)
+    config, out = as_launched(validate(config), os.environ), Path(out)
     if config.run.threads:
         torch.set_num_threads(config.run.threads)
     accelerator = make_accelerator(config, out)
@@ -184,34 +185,6 @@ def start(config: TrainConfig, out: Path, accelerator: Any, *, resume: bool) -> 
     by_id = {p.problem_id: p for p in data.problems}
     sampler = make_sampler(config, policy, out)
     return Session(config, out, accelerator, policy, student, optimizer, data, by_id, sampler), done
-
-
-def make_accelerator(config: TrainConfig, out: Path) -> Any:
-    """What accelerate makes of devices, processes, precision and trackers; refuses to run in fewer processes."""
-    from accelerate import Accelerator
-
-    accelerator = Accelerator(
-        mixed_precision=config.run.precision, log_with=list(config.run.trackers) or None, project_dir=str(out)
-    )
-    kind = str(accelerator.distributed_type).rpartition(".")[2]
-    if kind in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
-        raise ValueError(
-            f"accelerate was launched with {kind}, whose state this trainer can neither save without pickle nor resume "
-            "exactly: launch with configs/accelerate/ddp.yaml and pass --run.sharding full, which shards weights, "
-            "gradients and optimiser state"
-        )
-    asked = int(os.environ.get("WORLD_SIZE", 1))
-    if asked != accelerator.num_processes:
-        raise ValueError(
-            f"{asked} processes were launched but accelerate runs {accelerator.num_processes}: on a machine without "
-            "GPUs set ACCELERATE_USE_CPU=true"
-        )
-    if config.optim.batch_size % (config.optim.draws * asked):
-        raise ValueError(
-            f"--optim.batch_size {config.optim.batch_size} cannot be split evenly over {asked} processes of "
-            f"{config.optim.draws} draws: make it a multiple of {config.optim.draws * asked}"
-        )
-    return accelerator
 
 
 def make_optimizer(policy: Policy, config: OptimConfig) -> torch.optim.Optimizer:

@@ -73,13 +73,22 @@ class ServerEngine:
         The server must run with ``--enable-lora`` and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True; the adapter used before
         is unloaded first.
         """
-        if self._adapter is not None:
-            with contextlib.suppress(Unknown):  # the server was started again since
-                self.wire.post("/unload_lora_adapter", {"lora_name": self._adapter[0]})
+        self._unload()
         self._adapters_used += 1
         self._adapter = (f"opsd-{os.getpid()}-{self._adapters_used}", Path(adapter).resolve())
         self.model = self._adapter[0]
         self._load_adapter()
+
+    def close(self) -> None:
+        """Leave the server as it was found, if it still answers."""
+        self.wire.attempts, self.wire.outage = 1, 0.0
+        with contextlib.suppress(ValueError):
+            self._unload()
+
+    def _unload(self) -> None:
+        if self._adapter is not None:
+            with contextlib.suppress(Unknown):  # the server was started again since
+                self.wire.post("/unload_lora_adapter", {"lora_name": self._adapter[0]})
 
     def _load_adapter(self) -> None:
         assert self._adapter is not None

@@ -1,8 +1,4 @@
-import os
-import signal
 import socket
-import subprocess
-import sys
 import time
 
 import pytest
@@ -139,51 +135,3 @@ def test_stopping_early_stops_asking(tokenizer_folder):
         rows.close()
         time.sleep(0.2)
         assert len(fake.bodies) < len(ITEMS)
-
-
-@pytest.mark.real
-def test_real_vllm_server_agrees_with_transformers_and_swaps_adapters(tmp_path, tokenizer_folder):
-    import peft
-    import torch
-
-    from opsd_eval.engines.transformers_engine import TransformersEngine
-
-    torch.manual_seed(0)
-    config = peft.LoraConfig(r=4, lora_alpha=32, target_modules=["q_proj", "o_proj"], init_lora_weights=False)
-    peft.get_peft_model(TransformersEngine.from_path(tokenizer_folder).model, config).save_pretrained(tmp_path / "one")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    environment = {
-        **os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True", "HF_HUB_OFFLINE": "1",
-        "OMP_NUM_THREADS": "1",
-    }  # fmt: skip
-    command = [
-        sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(tokenizer_folder), "--port",
-        str(port), "--host", "127.0.0.1", "--served-model-name", "tiny", "--dtype", "float32", "--max-model-len", "100",
-        "--enable-lora", "--max-loras", "2", "--max-lora-rank", "8",
-    ]  # fmt: skip
-    log = (tmp_path / "log").open("w")
-    process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
-    try:
-        url = f"http://127.0.0.1:{port}/v1"
-        engine = load_engine("server", "tiny", url=url, tokenizer=tokenizer_folder, batch_size=4, attempts=40)
-        assert engine.context_length == 100
-        for adapter in (None, tmp_path / "one"):
-            if adapter:
-                engine.use_adapter(adapter)
-            local = TransformersEngine.from_path(tokenizer_folder, adapter=adapter)
-            for stop in ((), tuple(range(100, 140))):
-                sampling = Sampling(temperature=0, max_new_tokens=12, stop_token_ids=stop)
-                found, expected = (
-                    {(c.problem_id, c.draw): c for c in e.generate(ITEMS[:6], sampling=sampling, logprobs=True)}
-                    for e in (engine, local)
-                )
-                for key, completion in expected.items():
-                    assert found[key].token_ids == completion.token_ids
-                    assert found[key].finish_reason == completion.finish_reason
-                    assert found[key].logp == pytest.approx(completion.logp, abs=1e-3)
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        log.close()

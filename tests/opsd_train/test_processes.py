@@ -15,41 +15,45 @@ from tests.opsd_train.conftest import COMMON, log_rows
 ROOT = Path(__file__).parents[2]
 
 
-def launch(module, *arguments, processes=2):
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+def launch(module, *arguments, processes=2, **more):
+    environment = {
+        **os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", **more
+    }  # fmt: skip
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     done = subprocess.run(
         [*command, "-m", module, *map(str, arguments)], cwd=ROOT, env=environment, capture_output=True, text=True,
-        timeout=240, check=False,
+        timeout=600, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-4000:]
 
 
-def start(tiny_model, out, *options):
+def start(tiny_model, out, *options, **environment):
     """Run ``two_processes.py`` in two processes and the same config in this one; returns the folder of all runs."""
     config = apply_overrides(TrainConfig(), ["--model.path", str(tiny_model), *COMMON.split()])
     config = apply_overrides(config, ["--optim.micro_batch_size", "2", "--run.diagnostics_tokens", "100000", *options])
     (out / "config.json").write_text(json.dumps(config.to_dict()))
-    launch("tests.opsd_train.two_processes", out / "config.json", out)
+    launch("tests.opsd_train.two_processes", out / "config.json", out, **environment)
     train(apply_overrides(config, ["--run.sharding", "none"]), out / "alone")
     return out
 
 
 SHARDED = ("--run.sharding", "full")
+AS_FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_RESHARD_AFTER_FORWARD": "true"}  # fsdp.yaml's
 LORA = ("--model.tuning", "lora", "--model.lora_rank", "4", "--model.gradient_checkpointing", "true")
 
 
 @pytest.fixture(
     scope="module",
     params=[
-        pytest.param((), id="ddp"),
-        pytest.param(SHARDED, id="sharded", marks=pytest.mark.real),
-        pytest.param((*SHARDED, *LORA, "--method.teacher_mode", "live"), id="sharded_lora", marks=pytest.mark.real),
-        pytest.param(LORA, id="ddp_lora", marks=pytest.mark.real),
+        pytest.param(((), {}), id="ddp"),
+        pytest.param((SHARDED, {}), id="sharded", marks=pytest.mark.real),
+        pytest.param(((*LORA, "--method.teacher_mode", "live"), AS_FSDP), id="fsdp_lora", marks=pytest.mark.real),
+        pytest.param((LORA, {}), id="ddp_lora", marks=pytest.mark.real),
     ],
 )
 def runs(request, tiny_model, tmp_path_factory):
-    return start(tiny_model, tmp_path_factory.mktemp("two"), *request.param)
+    options, environment = request.param
+    return start(tiny_model, tmp_path_factory.mktemp("two"), *options, **environment)
 
 
 def test_loss_and_gradient_norm_equal_the_single_process(runs):
@@ -82,9 +86,20 @@ def test_a_process_without_tokens_takes_part_and_adds_nothing(runs):
 def test_shards_are_real(runs):
     """World size 2, sharded parameters and moments, and each process holds about half of the model."""
     path = runs / "shards.jsonl"
-    sharded = json.loads((runs / "config.json").read_text())["run"]["sharding"] == "full"
+    sharded = json.loads((runs / "whole" / "run.json").read_text())["config"]["run"]["sharding"] == "full"
     assert path.exists() == sharded
     rows = [json.loads(line) for line in path.read_text().splitlines()] if sharded else []
     assert {row["rank"] for row in rows} == ({0, 1} if sharded else set())
     for row in rows:
         assert row["world"] == 2 and row["sharded"] and row["moments"] and 0.4 < row["share"] < 0.6
+
+
+@pytest.mark.real
+def test_each_process_samples_with_a_vllm_engine_of_its_own(tmp_path):
+    options = """--rollout.engine vllm --model.tuning lora --model.lora_rank 8 --data.limit 16 --optim.steps 2
+    --optim.batch_size 4 --optim.lr 0.02 --rollout.max_new_tokens 32 --rollout.check_every 1 --rollout.check_bound 0.02
+    --run.diagnostics_every 0"""
+    launch("opsd_train.cli", "run", "testbed", "--out", tmp_path / "run", *options.split())
+    rows = log_rows(tmp_path / "run")
+    assert [row["processes"] for row in rows] == [2, 2] and all(row["rollouts"] == 4 for row in rows)
+    assert max(row["engine_gap"] for row in rows) < 0.01 < rows[1]["kl_base"]

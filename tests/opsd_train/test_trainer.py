@@ -240,38 +240,6 @@ def test_adapter_checkpoint_loads_on_its_base_and_is_refused_on_another(config, 
 
 
 @pytest.mark.parametrize(
-    ("kind", "world", "message"),
-    [
-        ("DEEPSPEED", 1, r"--run\.sharding full"),
-        ("FSDP", 1, r"--run\.sharding full"),
-        ("NO", 2, "ACCELERATE_USE_CPU"),  # two processes were launched, accelerate sees one
-    ],
-)
-def test_launches_that_would_not_do_what_they_say_are_refused(config, tmp_path, monkeypatch, kind, world, message):
-    from types import SimpleNamespace
-
-    import accelerate
-
-    fake = SimpleNamespace(distributed_type=f"DistributedType.{kind}", num_processes=1)
-    monkeypatch.setattr(accelerate, "Accelerator", lambda **_options: fake)
-    monkeypatch.setenv("WORLD_SIZE", str(world))
-    with pytest.raises(ValueError, match=message):
-        trainer.make_accelerator(config, tmp_path)
-
-
-def test_batch_that_does_not_split_evenly_over_processes_is_refused(config, tmp_path, monkeypatch):
-    from types import SimpleNamespace
-
-    import accelerate
-
-    fake = SimpleNamespace(distributed_type="DistributedType.MULTI_GPU", num_processes=4)
-    monkeypatch.setattr(accelerate, "Accelerator", lambda **_options: fake)
-    monkeypatch.setenv("WORLD_SIZE", "4")
-    with pytest.raises(ValueError, match="a multiple of 4"):
-        trainer.make_accelerator(config, tmp_path)
-
-
-@pytest.mark.parametrize(
     "options",
     [
         "--model.tuning lora --model.dtype bfloat16 --model.gradient_checkpointing true",

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 from opsd_train import trainer
 from opsd_train.config import TrainConfig, apply_overrides
+from opsd_train.launch import as_launched
 
 
 def silence_second_process(real):
@@ -55,9 +57,12 @@ def look_at_shards(real, path):
 
 def main(config_file: str, out: str) -> None:
     config, out = TrainConfig.from_dict(json.loads(Path(config_file).read_text())), Path(out)
-    if config.run.sharding == "full":
+    if as_launched(config, dict(os.environ)).run.sharding == "full":
         trainer.save = look_at_shards(trainer.save, out / "shards.jsonl")
+    asked = os.environ.get("ACCELERATE_USE_FSDP", "false")
     trainer.train(config, out / "whole")
+    os.environ["ACCELERATE_USE_FSDP"] = asked  # which the first run switched off for accelerate
+    config = as_launched(config, os.environ)
 
     real = trainer.train_step
 

@@ -1,35 +1,22 @@
-"""The real lm-eval command on our tasks: prompts, numbers and logs agree with what we compute offline."""
+"""The stock lm-eval command on our tasks: prompts, numbers and logs agree with what we compute offline.
+
+``--model local-completions`` is in ``test_server_real.py``, beside the server that it needs.
+"""
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
-from opsd_eval import harness_tasks
-from opsd_eval.measure import measure_set
+from opsd_eval.benchmarks import load_benchmark
+from opsd_eval.prompts import student_prompt_ids
 from opsd_eval.records import RunRecord, Sample, append_samples, write_problems, write_run
 
+from .harness import assert_equal_offline, assert_ingests_to, lm_eval, logged
+from .short import SUMS
+
 pytestmark = pytest.mark.real
-ROOT = Path(__file__).parents[2]
 TASK = "opsd_testbed_hunch_r10_id"
 N, K = 6, 8
-
-
-def lm_eval(*arguments, module="lm_eval", out):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    command = [
-        sys.executable, "-m", module, *arguments, "--include_path", str(harness_tasks.SHIPPED), "--tasks", TASK,
-        "--metadata", json.dumps({"problems": N}), "--log_samples", "--output_path", str(out), "--device", "cpu",
-    ]  # fmt: skip
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    results = json.loads(next(Path(out).rglob("results_*.json")).read_text())["results"][TASK]
-    return {key.split(",")[0]: value for key, value in results.items() if "," in key}, done.stdout
 
 
 @pytest.fixture(scope="module")
@@ -41,18 +28,13 @@ def base():
 
 @pytest.fixture(scope="module")
 def stock(base, tmp_path_factory):
+    """``--model hf`` on a checkpoint of the testbed."""
     out = tmp_path_factory.mktemp("stock")
     numbers, printed = lm_eval(
-        "--model", "hf", "--model_args", f"pretrained={base},dtype=float32", "--apply_chat_template",
-        "--batch_size", "48", out=out,
+        TASK, {"problems": N}, "--model", "hf", "--model_args", f"pretrained={base},dtype=float32",
+        "--apply_chat_template", "--batch_size", "48", "--device", "cpu", out=out,
     )  # fmt: skip
     return out, numbers, printed
-
-
-def estimates(folder):
-    rows = json.loads((folder / "estimates.json").read_text())
-    rows = rows["rows"] if isinstance(rows, dict) else rows
-    return {row["metric"]: row for row in rows}
 
 
 def test_printed_table_has_an_error_bar_for_every_metric(stock):
@@ -63,22 +45,11 @@ def test_printed_table_has_an_error_bar_for_every_metric(stock):
 
 
 def test_the_logged_samples_ingest_to_the_same_numbers(stock, tmp_path):
-    from opsd_eval.cli import main
-
     out, numbers, _ = stock
-    assert main(["ingest", str(out), "--out", str(tmp_path / "set")]) == 0
-    assert main(["grade", str(tmp_path / "set")]) == 0
-    names = [name for name in numbers if not name.endswith("_stderr")]
-    measure_set(tmp_path / "set", metrics=names)
-    offline = estimates(tmp_path / "set")
-    for name in names:
-        assert offline[name]["estimate"] == pytest.approx(numbers[name], abs=1e-9, nan_ok=True), name
+    assert_ingests_to(numbers, out, tmp_path / "set")
 
 
-def test_replayed_samples_score_the_same_in_the_harness(tmp_path, base):
-    from opsd_eval.benchmarks import load_benchmark
-    from opsd_eval.cli import main
-
+def test_replayed_samples_score_the_same_in_the_harness(tmp_path):
     folder = tmp_path / "set"
     problems = load_benchmark("testbed.hunch_r10.id", limit=N)
     texts = [r"2 + 3 = 5 ; \boxed{%s}", r"wait 2 + 3 = 6 ; \boxed{6}", "no box for %s"]
@@ -89,31 +60,52 @@ def test_replayed_samples_score_the_same_in_the_harness(tmp_path, base):
         for i, p in enumerate(problems) for d in range(K)
     ])  # fmt: skip
     numbers, _ = lm_eval(
-        "--model", "opsd-replay", "--model_args", f"set={folder}", module="opsd_eval.harness_replay",
-        out=tmp_path / "out",
+        TASK, {"problems": N}, "--model", "opsd-replay", "--model_args", f"set={folder}", out=tmp_path / "out",
+        module="opsd_eval.harness_replay",
     )  # fmt: skip
-    assert main(["grade", str(folder)]) == 0
-    names = [name for name in numbers if not name.endswith("_stderr")]
-    measure_set(folder, metrics=names)
-    offline = estimates(folder)
-    for name in names:
-        assert offline[name]["estimate"] == pytest.approx(numbers[name], abs=1e-9, nan_ok=True), name
+    assert_equal_offline(folder, numbers)
+
+
+def test_vllm_through_the_harness_samples_smollm2_from_our_prompts(smollm2, tmp_path):
+    """Needs the metadata-only entry of docs/real-models.md: the harness looks for a distribution named vllm."""
+    from transformers import AutoTokenizer
+
+    entry = tmp_path / "entry" / "vllm-0.32.0+cpu.dist-info"
+    entry.mkdir(parents=True)
+    (entry / "METADATA").write_text("Metadata-Version: 2.1\nName: vllm\nVersion: 0.32.0+cpu\n")
+    numbers, printed = lm_eval(
+        "opsd_rg_chain_sum", {"benchmark": SUMS, "problems": 3}, "--model", "vllm", "--model_args",
+        f"pretrained={smollm2},dtype=float32,max_model_len=512", "--apply_chat_template", "--gen_kwargs",
+        '{"max_gen_toks": 24}', out=tmp_path / "out", PYTHONPATH=str(tmp_path / "entry"), VLLM_CPU_KVCACHE_SPACE="1",
+        VLLM_ENABLE_V1_MULTIPROCESSING="0",
+    )  # fmt: skip
+    rows = logged(tmp_path / "out")
+    assert "N/A" not in printed and len(rows) == 3
+    assert all(len(set(row["resps"][0])) > 1 for row in rows)  # the draws of a problem are different draws
+    tokenizer = AutoTokenizer.from_pretrained(smollm2)
+    problems = {p.problem_id: p for p in load_benchmark(SUMS, limit=3)}
+    for row in rows:
+        prompt = row["arguments"]["gen_args_0"]["arg_0"]
+        expected = student_prompt_ids(tokenizer, problems[row["doc"]["problem_id"]])
+        assert tokenizer(prompt, add_special_tokens=False)["input_ids"] == expected
+    assert_ingests_to(numbers, tmp_path / "out", tmp_path / "set")
 
 
 def test_the_harness_sends_the_prompt_ids_of_training_and_sampling(stock, base):
     from lm_eval.models.huggingface import HFLM
     from transformers import AutoTokenizer
 
-    from opsd_eval.benchmarks import load_benchmark
-    from opsd_eval.prompts import student_prompt_ids
+    from opsd_train.contexts import role_prompts
 
     out, _, _ = stock
     tokenizer = AutoTokenizer.from_pretrained(base)
     model = HFLM(pretrained=str(base), dtype="float32", device="cpu")
-    rows = [json.loads(line) for line in next(out.rglob("samples_*.jsonl")).read_text().splitlines()]
     problems = {p.problem_id: p for p in load_benchmark("testbed.hunch_r10.id", limit=N)}
-    assert len(rows) == N
-    for row in rows:
+    assert len(logged(out)) == N
+    for row in logged(out):
         problem = problems[row["doc"]["problem_id"]]
+        trained = role_prompts(
+            problem, tokenizer=tokenizer, context="reference", pool=[problem], thinking={}, seed=0
+        )["student"]  # fmt: skip
         prompt = row["arguments"]["gen_args_0"]["arg_0"]
-        assert model.tok_encode(prompt) == student_prompt_ids(tokenizer, problem)
+        assert model.tok_encode(prompt) == student_prompt_ids(tokenizer, problem) == trained
