@@ -7,7 +7,9 @@ holds the committed pages to the committed results.
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +20,46 @@ from opsd_eval.tables import BASE, Frame
 
 PAGES = ("docs/study.md", "analyses/README.md")
 MARK = re.compile(r"(<!-- table:(?P<name>[\w-]+):begin -->\n).*?(<!-- table:(?P=name):end -->)", re.DOTALL)
+VALUE = re.compile(r"(<!-- value: (?P<key>[^>]*?) -->).*?(<!-- /value -->)", re.DOTALL)
 MECHANISM = ("p_check", "accuracy_given_check", "step_accuracy", "p_wait_given_mismatch", "slip_rate", "marker_rate",
              "completion_tokens", "distinct_paths")  # fmt: skip
 
 
 def fill(page: str, study: Study) -> str:
-    """The page with every marked table made anew; a table that cannot be made yet says why."""
+    """The page with every marked table and number made anew; one that cannot be made yet says so."""
+    page = VALUE.sub(lambda found: f"{found[1]}{quoted(found['key'], study)}{found[3]}", page)
     return MARK.sub(lambda found: f"{found[1]}{table(found['name'], study)}{found[3]}", page)
+
+
+def quoted(key: str, study: Study) -> str:
+    """One number of an artefact with its interval, for the running text.
+
+    ``ablation_table world=slips split=id metric=avg@8 contrast=standard-base difference`` names file, row and column.
+    """
+    source, *words = shlex.split(key)
+    chosen = dict(word.split("=", 1) for word in words if "=" in word)
+    column = next((word for word in words if "=" not in word), "difference")
+    path = study.folder / f"{source}.csv"
+    if not path.exists():
+        return "(not run yet)"
+    frame = _read(str(path), path.stat().st_mtime_ns)
+    for name, wanted in chosen.items():
+        if name not in frame:
+            raise ValueError(f"value {key!r}: {source}.csv has no column {name!r}; it has {', '.join(frame.columns)}")
+        frame = frame[frame[name].astype(str) == wanted]
+    if len(frame) > 1:
+        raise ValueError(f"value {key!r} names {len(frame)} rows of {source}.csv; add column=value until one is left")
+    if frame.empty:
+        return "(not run yet)"
+    low, high = (f"{column}_{side}" if f"{column}_{side}" in frame else side for side in ("low", "high"))
+    return interval(frame.iloc[0], column, low, high, sign=column != "estimate")
+
+
+@lru_cache(maxsize=32)
+def _read(path: str, stamp: int) -> Frame:
+    import pandas as pd
+
+    return pd.read_csv(path, comment="#", keep_default_na=True)
 
 
 def write(study: Study, root: Path) -> list[Path]:
