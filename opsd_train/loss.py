@@ -31,7 +31,7 @@ from opsd_train.head import (
     project_back,
     project_roles,
 )
-from opsd_train.targets import OUTCOME, Target, TargetParams, get_target, normalise
+from opsd_train.targets import LOGP_FLOOR, OUTCOME, Target, TargetParams, get_target, normalise
 
 _BLOCK_BYTES = 160 << 20  # logits of all roles for one block of positions
 _ROW_ELEMENTS = 1 << 19  # entries handled at once by elementwise work: a few MiB a temporary, inside the cache
@@ -229,13 +229,12 @@ def _rows(
     job: _Job, names: tuple[str, ...], logits: Tensor, at: slice, loss_rows: Tensor, grads: tuple[Tensor | None, ...]
 ) -> None:
     """A few rows at once: the gradient by the student's logits replaces the logits; statistics are stored."""
-    logp = {name: normalise(logits[i]) for i, name in enumerate(names)}
-    student_logp = logp["student"]
+    logp = {name: torch.log_softmax(logits[i], dim=-1).clamp_(min=LOGP_FLOOR) for i, name in enumerate(names)}
+    student_logp, student_prob = _exact_(logp["student"])  # the others' normalisers cancel, or err by 3e-6
     if job.outcome is not None:
         advantage = job.outcome.advantage[at, None].to(student_logp.dtype)
         logp[OUTCOME] = torch.zeros_like(student_logp).scatter_(1, job.outcome.sampled[at, None], advantage)
     target_logp = job.target.combine({role: logp[role] for role in job.target.needs}, job.method.params)
-    student_prob = student_logp.exp()
     result = token_divergence(
         target_logp, student_logp, job.method.divergence, student_prob=student_prob,
         gradient=any(g is not None for g in grads),
@@ -254,6 +253,13 @@ def _rows(
     if "kl_from_base" in job.stats:
         cross = torch.linalg.vecdot(student_prob, logp["base"])
         job.stats["kl_from_base"][at] = (negative_entropy - cross).float()
+
+
+def _exact_(logp: Tensor) -> tuple[Tensor, Tensor]:
+    """(logp, its exponential) with rows shifted in place to sum to 1; see :func:`opsd_train.targets.normalise`."""
+    prob = logp.exp()
+    total = prob.sum(-1, keepdim=True)
+    return logp.sub_(total.log()).clamp_(min=LOGP_FLOOR), prob.div_(total)
 
 
 @torch.no_grad()

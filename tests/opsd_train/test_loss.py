@@ -97,6 +97,21 @@ def test_value_and_gradients_against_float64(method, dtype, bound):
     assert (found[2][V:] == 0).all(), "padding rows of the head get no gradient"
 
 
+@pytest.mark.parametrize("target", ["standard", "purified"])
+def test_a_vocabulary_of_150_000_adds_no_error(target):
+    """torch's float32 log_softmax adds such rows up to 1e-5; the loss must not inherit that."""
+    generator = torch.Generator().manual_seed(0)
+    hidden = {role: 2 * torch.randn((4, 32), generator=generator) for role in (*ROLES, "student")}
+    weight = torch.randn((151_936, 32), generator=generator) / 32**0.5
+    found, method = {}, Method(target)
+    for dtype in (torch.float32, torch.float64):
+        given = {role: value.to(dtype, copy=True) for role, value in hidden.items()}
+        given["student"].requires_grad_()
+        chunked_loss(needed(given, method), Head(weight.to(dtype)), method=method).loss.backward()
+        found[dtype] = given["student"].grad.double()
+    assert relative(found[torch.float32], found[torch.float64]) < 2e-6
+
+
 @pytest.mark.parametrize("method", METHODS[:2], ids=METHOD_IDS[:2])
 def test_finite_differences_in_float64(method):
     hidden, weight = states(torch.float64, n=3, d=5)
