@@ -62,8 +62,14 @@ test-real: $(VENV)/.installed-real  ## Real SmolLM2, vLLM, lm-eval, MiniLM, two 
 real-run: $(VENV)/.installed-real  ## Train, compare and harness-test SmolLM2-135M with vLLM rollouts (docs/real-models.md)
 	$(PY) -m analyses.smollm2_run --out $(RUNS)/smollm2 --model $(RUNS)/models/smollm2-135m-instruct
 
-bench: $(VENV)/.installed-real  ## Side-by-side timings into benchmarks/results.json
-	$(PY) -m benchmarks.run
+# lighteval wants an older latex2sympy2 than Math-Verify does: a folder that only the process comparing with it sees.
+$(VENV)/lighteval/.installed: $(VENV)/.installed-real
+	$(PY) -m pip install --disable-pip-version-check $(PIP_ARGS) --no-deps --target $(VENV)/lighteval \
+	  lighteval==0.13.0 latex2sympy2_extended==1.0.6
+	@touch $@
+
+bench: $(VENV)/.installed-real $(VENV)/lighteval/.installed  ## Side-by-side timings into benchmarks/results.json
+	OPSD_LIGHTEVAL=$(CURDIR)/$(VENV)/lighteval $(PY) -m benchmarks.run
 
 lint: $(VENV)/.installed  ## ruff and pyright
 	$(VENV)/bin/ruff check .

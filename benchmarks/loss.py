@@ -1,12 +1,14 @@
 """Time and peak memory of the chunked loss against naive PyTorch, Liger-Kernel and TRL, forward and backward.
 
-    python benchmarks/loss.py                      the shapes of the published figures, JSON rows on standard output
-    python benchmarks/loss.py --quick              a small shape, seconds
-    python benchmarks/loss.py --shape 1024 151936 2048 --rounds 5 --threads 2
+    python -m benchmarks.loss                      T=512 at width 896 against all; wider shapes against naive; errors
+    python -m benchmarks.loss --quick              a small shape, seconds
+    python -m benchmarks.loss --shape 1024 151936 2048 --rounds 5
 
 Every measurement is a process of its own, the sides in turns. Memory is the operating system's account: the
 process's peak resident size minus its resident size once weights and hidden states exist. The head is frozen, as
-under LoRA; naive and ours leave its gradient out, Liger always computes it. ``ratio`` = ours ÷ other.
+under LoRA; naive and ours leave its gradient out, Liger always computes it. Time is processor seconds of one thread.
+Naive is the textbook formula on whole (T, V) tensors by autograd, the frozen roles without gradient. Gradient errors
+are against float64 on the same inputs; for bfloat16 inputs the other side is float32 arithmetic on the same inputs.
 """
 
 from __future__ import annotations
@@ -21,10 +23,13 @@ import sys
 import time
 from pathlib import Path
 
+from benchmarks.common import forget_peak, resident, row, say
+
 SIDES = {
     "standard": ("naive", "ours", "floor", "liger", "trl"),
     "purified": ("naive", "ours", "floor"),
 }
+WIDE = ((512, 151_936, 2048), (256, 151_936, 4096), (1024, 151_936, 896))
 ROLES = {"standard": ("teacher",), "purified": ("base", "reference", "teacher")}
 
 
@@ -100,7 +105,7 @@ def measure(side, target, shape, *, dtype, threads):
     weight = torch.randn((vocab, width), dtype=getattr(torch, dtype)).mul_(width**-0.5)
     hidden = {role: torch.randn((positions, width), dtype=weight.dtype) * 2.0 for role in ("student", *ROLES[target])}
     function = globals()[side]
-    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
+    forget_peak()
     before = resident("VmRSS")
 
     def once(n):
@@ -111,126 +116,136 @@ def measure(side, target, shape, *, dtype, threads):
         return loss.item(), now["student"].grad.norm().item()
 
     once(8)
-    start = time.perf_counter()
+    wall, cpu = time.perf_counter(), time.process_time()
     loss, norm = once(positions)
-    seconds = time.perf_counter() - start
-    return {"seconds": seconds, "bytes": resident("VmHWM") - before, "loss": loss, "grad_norm": norm}
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    return {"seconds": cpu, "wall": wall, "bytes": resident("VmHWM") - before, "loss": loss, "grad_norm": norm}
 
 
-def resident(key):
-    """Bytes of resident memory as the kernel counts them: now (VmRSS) or at most (VmHWM)."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:"))
+def gradient_error(side, target, shape, *, dtype, threads):
+    """Norm of the hidden gradient's difference from float64 arithmetic on the same inputs, relative.
 
-
-def gradient_error(side, target, shape, *, threads):
-    """Norm of the float32 hidden gradient's difference from float64 arithmetic on the same inputs, relative."""
+    Inputs are rounded to ``dtype``; ours gets them in it, naive widened to float32. Both gradients are rounded to it.
+    """
     import torch
 
     torch.set_num_threads(threads)
     positions, vocab, width = shape
     torch.manual_seed(0)
-    weight = torch.randn((vocab, width)).mul_(width**-0.5)
-    hidden = {role: torch.randn((positions, width)) * 2.0 for role in ("student", *ROLES[target])}
+    given = getattr(torch, dtype)
+    weight = torch.randn((vocab, width)).mul_(width**-0.5).to(given)
+    hidden = {role: (torch.randn((positions, width)) * 2.0).to(given) for role in ("student", *ROLES[target])}
     found = []
-    for function, dtype in ((globals()[side], torch.float32), (naive, torch.float64)):
-        now = {role: states.to(dtype) for role, states in hidden.items()}
-        now["student"] = now["student"].clone().requires_grad_()
-        function(now, weight.to(dtype), target).backward()
-        found.append(now["student"].grad.double())
+    for function, inside in ((globals()[side], given if side == "ours" else torch.float32), (naive, torch.float64)):
+        now = {role: states.to(inside, copy=True) for role, states in hidden.items()}
+        now["student"].requires_grad_()
+        function(now, weight.to(inside), target).backward()
+        gradient = now["student"].grad
+        found.append((gradient if inside == torch.float64 else gradient.to(given)).double())
     return {"error": ((found[0] - found[1]).norm() / found[1].norm()).item()}
 
 
 # --- the sides in turns --------------------------------------------------------------------------------------
 
 
-def child(args, side, target, shape, *, error=False):
-    command = [sys.executable, __file__, "--child", side, "--target", target, "--threads", str(args.threads)]
-    command += ["--dtype", args.dtype, "--shape", *map(str, shape)] + ["--error"] * error
-    environment = {**os.environ, "OMP_NUM_THREADS": str(args.threads), "PYTHONPATH": str(Path(__file__).parent.parent)}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+def child(side, target, shape, *, dtype="float32", error=False):
+    command = [sys.executable, "-m", "benchmarks.loss", "--child", side, "--target", target, "--dtype", dtype]
+    command += ["--shape", *map(str, shape)] + ["--error"] * error
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    root = Path(__file__).parent.parent
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=root, check=False)
     if done.returncode:
         raise SystemExit(f"{side} on {target} {shape} failed with exit code {done.returncode}:\n{done.stderr[-2000:]}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def compare(args, target, shape):
-    sides = [side for side in SIDES[target] if available(side)]
+def compare(target, shape, *, rounds, sides, suffix=""):
+    """Rows of time and memory of ours against every other side."""
     found = {side: [] for side in sides}
-    for number in range(args.rounds):
+    for number in range(rounds):
         for side in sides if number % 2 == 0 else reversed(sides):
-            found[side].append(child(args, side, target, shape))
-            print(f"{target} {shape} {side}: {found[side][-1]}", file=sys.stderr)
+            found[side].append(child(side, target, shape))
+            say(f"{target} {shape} {side}: {found[side][-1]}")
     losses = {side: found[side][0]["loss"] for side in sides if side not in ("floor", "liger")}
     if max(losses.values()) - min(losses.values()) > 1e-4 * max(losses.values()):
         raise SystemExit(f"the sides do not compute the same loss: {losses}")
-    suffix = "" if target == "purified" else f"_{target}"
-    label = f"{target} T={shape[0]} V={shape[1]} D={shape[2]} {args.dtype}, {args.threads} thread(s)"
+    label = f"{target} T={shape[0]} V={shape[1]} D={shape[2]} float32, one thread"
     rows = []
-    for other in sides:
-        if other not in ("ours", "floor"):
-            rows.append(row(f"loss_time_vs_{other}{suffix}", found, other, "seconds", shape=label,
-                            floor=median(found["floor"], "seconds")))  # fmt: skip
-            rows.append(row(f"loss_memory_vs_{other}{suffix}", found, other, "bytes", shape=label,
-                            floor=4 * (shape[0] * shape[2] + (1 + len(ROLES[target])) * shape[1])))  # fmt: skip
+    for other in (side for side in sides if side not in ("ours", "floor")):
+        for what, key, unit in (("time", "seconds", "processor seconds"), ("memory", "bytes", "bytes")):
+            floor = floor_of(found, target, shape)[key]
+            rows.append(row(f"loss_{what}_vs_{other}{suffix}", values(found["ours"], key), values(found[other], key),
+                            unit, floor=floor, shape=label))  # fmt: skip
+        walls = [statistics.median(values(found[side], "wall")) for side in ("ours", other)]
+        rows[-2]["wall_ratio"] = walls[0] / walls[1]
     return rows
+
+
+def values(runs, key):
+    return [run[key] for run in runs]
+
+
+def floor_of(found, target, shape):
+    """Seconds of the bare products; bytes of one position's logits of every role and the hidden gradient."""
+    seconds = statistics.median(values(found["floor"], "seconds")) if "floor" in found else None
+    return {"seconds": seconds, "bytes": 4 * (shape[0] * shape[2] + (1 + len(ROLES[target])) * shape[1])}
 
 
 def available(side):
     package = {"liger": "liger_kernel", "trl": "trl"}.get(side)
     if package is None or importlib.util.find_spec(package):
         return True
-    print(f"{package} is not installed; left out", file=sys.stderr)
+    say(f"{package} is not installed (make install-real); left out")
     return False
 
 
-def median(runs, key):
-    return statistics.median(run[key] for run in runs)
+def error_row(target, shape, dtype):
+    """Our gradient's error against that of plain float32 arithmetic."""
+    mine, theirs = (child(side, target, shape, dtype=dtype, error=True)["error"] for side in ("ours", "naive"))
+    label = f"{target} T={shape[0]} V={shape[1]} D={shape[2]}, {dtype} inputs, against float64"
+    suffix = ("" if target == "purified" else f"_{target}") + ("" if dtype == "float32" else f"_{dtype}")
+    return row(f"loss_gradient_error_vs_naive{suffix}", [mine], [theirs], "relative error", floor=None, shape=label)
 
 
-def row(name, found, other, unit, *, shape, floor):
-    """One result: medians, and as ``spread`` the lowest and highest ratio of one round.
+def all_rows(*, quick, rounds, shape):
+    main_shape = shape or ((64, 8192, 128) if quick else (512, 151_936, 896))
+    rows = []
+    for target in ("purified", "standard"):
+        sides = [side for side in SIDES[target] if available(side)]
+        suffix = "" if target == "purified" else f"_{target}"
+        rows += compare(target, main_shape, rounds=rounds, sides=sides, suffix=suffix)
+        few = (min(main_shape[0], 16), *main_shape[1:])
+        rows += [error_row(target, few, dtype) for dtype in ("float32", "bfloat16")]
+    for wide in () if quick or shape else WIDE:
+        needs = 4 * wide[1] * (18 * wide[0] + wide[2])  # naive holds about 17 tables (T, V), and the weights
+        if needs > memory_available():
+            say(f"{wide} left out: naive PyTorch would take {needs / 1e9:.0f} GB")
+            continue
+        rows += compare("purified", wide, rounds=1, sides=["naive", "ours"], suffix=f"_t{wide[0]}_d{wide[2]}")
+    return rows
 
-    ``floor``: seconds of the bare products, or the bytes of one position's logits and the hidden gradient.
-    """
-    ratios = [a[unit] / b[unit] for a, b in zip(found["ours"], found[other], strict=True)]
-    mine, theirs = median(found["ours"], unit), median(found[other], unit)
-    return {"name": name, "ratio": mine / theirs, "ours": mine, "other": theirs, "unit": unit, "better": "lower",
-            "spread": [min(ratios), max(ratios)], "floor": floor, "shape": shape}  # fmt: skip
 
-
-def error_rows(args, target, shape):
-    mine = child(args, "ours", target, shape, error=True)["error"]
-    theirs = child(args, "naive", target, shape, error=True)["error"]
-    label = f"{target} T={shape[0]} V={shape[1]} D={shape[2]} float32 against float64"
-    suffix = "" if target == "purified" else f"_{target}"
-    return [{"name": f"loss_gradient_error_vs_naive{suffix}", "ratio": mine / theirs, "ours": mine, "other": theirs,
-             "unit": "relative error", "better": "lower", "spread": None, "floor": 6e-8, "shape": label}]  # fmt: skip
+def memory_available():
+    """Bytes that a new process could take without swapping."""
+    lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", type=int, nargs=3, metavar=("T", "V", "D"), help="positions, vocabulary, width")
-    parser.add_argument("--rounds", type=int, default=3, help="measurements of each side (default 3)")
-    parser.add_argument("--threads", type=int, default=1, help="torch threads (default 1)")
-    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"), help="of states and head")
-    parser.add_argument("--target", choices=tuple(SIDES), help="only this one (default both)")
+    parser.add_argument("--rounds", type=int, default=2, help="measurements of each side at the first shape (2)")
     parser.add_argument("--quick", action="store_true", help="a small shape and one round, to see that it runs")
     parser.add_argument("--child", choices=("naive", "ours", "floor", "liger", "trl"), help=argparse.SUPPRESS)
+    parser.add_argument("--target", choices=tuple(SIDES), default="purified", help=argparse.SUPPRESS)
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help=argparse.SUPPRESS)
     parser.add_argument("--error", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    shape = tuple(args.shape or ((64, 8192, 128) if args.quick else (512, 151_936, 896)))
     if args.child:
-        if args.error:
-            print(json.dumps(gradient_error(args.child, args.target, shape, threads=args.threads)))
-        else:
-            print(json.dumps(measure(args.child, args.target, shape, dtype=args.dtype, threads=args.threads)))
+        work = gradient_error if args.error else measure
+        print(json.dumps(work(args.child, args.target, tuple(args.shape), dtype=args.dtype, threads=1)))
         return
-    args.rounds = 1 if args.quick else args.rounds
-    rows = []
-    for target in [args.target] if args.target else ["purified", "standard"]:
-        rows += compare(args, target, shape)
-        rows += error_rows(args, target, (min(shape[0], 48), *shape[1:]))
+    rows = all_rows(quick=args.quick, rounds=1 if args.quick else args.rounds, shape=args.shape and tuple(args.shape))
     print(json.dumps(rows, indent=1))
 
 

@@ -7,6 +7,7 @@ otherwise it is ``"und"`` (undetermined), and nothing is concluded from it.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -140,12 +141,9 @@ def _script_weights(text: str) -> dict[str, float]:
 
 def _function_word_counts(words: Sequence[str]) -> dict[str, int]:
     counts: dict[str, int] = {}
-    get = _LANGUAGES_OF.get
-    for word in words:
-        languages = get(word)
-        if languages is not None:
-            for language in languages:
-                counts[language] = counts.get(language, 0) + 1
+    for word, hits in Counter(words).items():
+        for language in _LANGUAGES_OF.get(word, ()):
+            counts[language] = counts.get(language, 0) + hits
     return counts
 
 
@@ -187,6 +185,9 @@ def count_switches(text: str) -> int:
 
 
 def _segments(text: str) -> list[str]:
+    if text.isascii():  # no unspaced scripts: forty words a segment
+        pieces = text.split()
+        return [" ".join(pieces[at : at + _SEGMENT_WORDS]) for at in range(0, len(pieces), _SEGMENT_WORDS)]
     segments, words, letters = [], 0, 0
     start = 0
     for match in re.finditer(r"\S+", text):

@@ -1,0 +1,73 @@
+"""The benchmark scripts in a tiny form: the rows have the agreed form, the table is what results.json says."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+
+from benchmarks import evaluation, growth, loss, run, step
+from benchmarks.common import Seconds, exponent, row, seconds_row
+
+KEYS = {"name", "ratio", "ours", "other", "unit", "better", "spread", "floor", "shape"}
+
+
+def check(rows, *names):
+    assert {r["name"] for r in rows} >= set(names)
+    for r in rows:
+        assert set(r) >= KEYS, r["name"]
+        assert r["other"] == 0 or math.isclose(r["ratio"], r["ours"] / r["other"])
+        assert r["spread"] is None or r["spread"][0] <= r["ratio"] * (1 + 1e-9)
+    json.dumps(rows)
+
+
+def test_a_row_is_the_ratio_of_medians_with_the_spread_of_rounds():
+    found = row("x", [1.0, 2.0, 9.0], [2.0, 4.0, 6.0], "s", floor=None, shape="")
+    assert (found["ratio"], found["spread"]) == (0.5, [0.5, 1.5])
+    found = seconds_row("x", [Seconds(4.0, 1.0)], [Seconds(2.0, 2.0)], floor=None, shape="")
+    assert (found["ratio"], found["wall_ratio"]) == (0.5, 2.0)
+
+
+def test_fitted_power():
+    assert math.isclose(exponent([1, 2, 4, 8], [3 * n**1.5 for n in (1, 2, 4, 8)]), 1.5)
+
+
+def test_every_side_of_the_loss_computes_the_same():
+    found = {side: loss.measure(side, "purified", (16, 2048, 32), dtype="float32", threads=1) for side in ("naive", "ours")}
+    assert math.isclose(found["naive"]["loss"], found["ours"]["loss"], rel_tol=1e-5)
+    assert math.isclose(found["naive"]["grad_norm"], found["ours"]["grad_norm"], rel_tol=1e-5)
+    assert found["ours"]["bytes"] >= 0 and loss.floor_of({}, "purified", (16, 2048, 32))["bytes"] == 4 * (16 * 32 + 4 * 2048)
+
+
+def test_step_rows(monkeypatch):
+    monkeypatch.setitem(step.CASES, "testbed", {**step.CASES["testbed"], "micro": 4})
+    rows = step.rows_of("testbed", quick=True)
+    check(rows, "purified_extra_vs_two_passes", "purified_step_vs_standard", "purified_step_vs_standard_without_rollouts")
+    assert rows[1]["parts"]["standard"]["frozen"] > 0
+
+
+def test_evaluation_rows():
+    check(evaluation.bootstrap_rows(quick=True, rounds=1), "bootstrap_seconds")
+
+
+@pytest.mark.real
+def test_grading_rows_against_lm_eval():
+    check(evaluation.grading_rows(quick=True, rounds=1), "grading_seconds_vs_lm_eval")
+    check(evaluation.pass_at_k_rows(quick=True, rounds=1), "pass_at_k_seconds_vs_lm_eval")
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("script", run.SCRIPTS)
+def test_every_script_runs_in_its_quick_form(script):
+    check(run.rows_of(script, quick=True))
+
+
+def test_growth_rows():
+    check(growth.evaluation_rows(quick=True, rounds=1), "growth_evaluation_in_draws")
+
+
+def test_merging_replaces_the_rows_of_the_scripts_that_ran():
+    old = [{"name": "a", "script": "loss"}, {"name": "b", "script": "step"}]
+    new = [{"name": "c", "script": "loss"}]
+    assert [r["name"] for r in run.merged(old, new)] == ["b", "c"]
