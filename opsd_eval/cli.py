@@ -44,6 +44,7 @@ Exit code 2 when the sets are over different problems: there is nothing to pair.
     "report": ("opsd_eval.report", "one HTML page, a scorecard and tables", """\
   opsd-eval report sets/base sets/tuned --out report              # open report/report.html in a browser
   opsd-eval report sets/base sets/tuned --out report              # after measure --embeddings minilm: with clusters
+  opsd-eval report sets/base sets/mine/checkpoint-{100,200,300} --out report   # a series, with the onset of collapse
 report/tables/*.csv hold what every plot shows; report/completions/*.txt the full texts of the problems shown."""),
     "probe": ("opsd_eval.probe", "ask a model for its answer part-way through each completion", """\
   opsd-eval probe sets/base --model opsd_eval/testbed/bases/hunch_r10_s0

@@ -87,6 +87,7 @@ def from_study(
 def from_sets(paths: Sequence[Path | str], *, margin: float | None = None, level: float = 0.95) -> ReportData:
     """Gather sample sets from anywhere; the first one is the baseline of every contrast.
 
+    Of an arm with several checkpoints the last is reported, and all of them make its series.
     Sets over different problems (of one world and split) cannot be paired: they keep their levels and a note says
     so. Nothing was fixed before these samples were made, so no metric is called primary beyond accuracy.
     """
@@ -108,12 +109,18 @@ def from_sets(paths: Sequence[Path | str], *, margin: float | None = None, level
         in_distribution=sets[0].split,
     )  # fmt: skip
     config = {"sets": [str(s.path) for s in sets], "level": level, "margin": margin, "primary": primary}
+    reported = tables.at_step(sets)
+    if len(reported) < len(sets):
+        last = {s.arm: s.step for s in reported if s.step is not None}
+        notes.append(f"Reported is the last checkpoint: {', '.join(f'{a} at step {n}' for a, n in last.items())}.")
+    at_report = values[values["path"].isin([str(s.path) for s in reported])]
     import pandas as pd
 
     return ReportData(
-        title="Sample sets", arms=arms, rows=scorecard.build_scorecard(values, settings), sets=sets, reported=sets,
-        values=values, outcomes=tables.outcome_shares(sets), training=pd.DataFrame(), settings=settings,
-        config=config, draws=_draws(values), notes=notes, pairs=_pairs(sets, contrasts, level),
+        title="Sample sets", arms=arms, rows=scorecard.build_scorecard(at_report, settings), sets=sets,
+        reported=reported, values=values, outcomes=tables.outcome_shares(sets), training=pd.DataFrame(),
+        settings=settings, config=config, draws=_draws(values), notes=notes,
+        pairs=_pairs(reported, contrasts, level),
     )  # fmt: skip
 
 
@@ -148,13 +155,15 @@ def _largest(metrics: set[str], prefix: str) -> str | None:
 
 
 def _same_problems(values: Frame, a: str, b: str) -> bool:
-    """Whether two arms share a (world, split), and cover the same problems in every one they share."""
-    asked: dict[str, dict[tuple[str, str], set[str]]] = {a: {}, b: {}}
-    for (arm, world, split), part in values.groupby(["arm", "world", "split"]):
+    """Whether two arms share a (world, split), and all their sets cover the same problems in every one they share."""
+    asked: dict[str, dict[tuple[str, str], list[set[str]]]] = {a: {}, b: {}}
+    for (arm, world, split, _), part in values.groupby(["arm", "world", "split", "path"]):
         if arm in asked:
-            asked[arm][world, split] = set(part["problem_id"])
+            asked[arm].setdefault((world, split), []).append(set(part["problem_id"]))
     shared = asked[a].keys() & asked[b].keys()
-    return bool(shared) and all(asked[a][place] == asked[b][place] for place in shared)
+    return bool(shared) and all(
+        one == asked[a][place][0] for place in shared for one in (*asked[a][place], *asked[b][place])
+    )
 
 
 def _clusters(values: Frame) -> dict[str, str | None] | None:

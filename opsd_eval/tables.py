@@ -22,6 +22,7 @@ BASE = "base"
 Frame: TypeAlias = Any  # a pandas DataFrame; its published types are too wide to check against
 RUN_NAME = re.compile(r"^(?P<world>.+)_s(?P<base_seed>\d+)_(?P<arm>.+?)(?:_t(?P<train_seed>\d+))?$")
 STEP_NAME = re.compile(r"^step-(\d+)$")
+CHECKPOINT_NAME = re.compile(r"^(?:(?P<arm>.*?)[-_.])?(?:global[-_])?(?:step|checkpoint|ckpt)[-_]?(?P<step>\d{1,9})$")
 INDEX = ("world", "split", "arm", "base_seed", "train_seed", "step")
 PAIR_FILE = "against_base.csv"
 PAIR_COLUMNS = ("metric", "estimate", "low", "high", "n_problems", "n_dropped", "better", "chance", "method")
@@ -81,7 +82,8 @@ def find_sets(study: Path | str) -> list[SetInfo]:
 def loose_sets(paths: Sequence[Path | str]) -> list[SetInfo]:
     """Sample sets from anywhere, the first being the baseline; the arm is the run's name, made unique.
 
-    World is the benchmark of the problems, split their split (``all`` where unknown or mixed).
+    World is the benchmark of the problems, split their split (``all`` where unknown or mixed). Further sets whose
+    name ends in ``step-100`` or ``checkpoint-100`` are checkpoints of one arm, named by the rest or the folder above.
     """
     found: list[SetInfo] = []
     for path in map(Path, paths):
@@ -91,10 +93,17 @@ def loose_sets(paths: Sequence[Path | str]) -> list[SetInfo]:
         splits = {str(r.get("split") or "all") for r in rows}
         world = benchmarks.pop() if len(benchmarks) == 1 else "mixed"
         split = splits.pop() if len(splits) == 1 else "all"
-        taken = {s.arm for s in found if (s.world, s.split) == (world, split)}
-        step = run.model.get("step")
-        found.append(SetInfo(path, world, split, _unique(run.name, taken), step=step if type(step) is int else None))
+        arm, step = _arm_and_step(path, run.name, run.model.get("step")) if found else (run.name, None)
+        taken = {s.arm for s in found if (s.world, s.split) == (world, split) and step in (None, s.step)}
+        taken |= {found[0].arm} if found and (found[0].world, found[0].split) == (world, split) else set()
+        found.append(SetInfo(path, world, split, _unique(arm, taken), step=step))
     return found
+
+
+def _arm_and_step(path: Path, name: str, step: Any) -> tuple[str, int | None]:
+    if match := CHECKPOINT_NAME.match(name):
+        return match["arm"] or path.resolve().parent.name, int(match["step"])
+    return name, step if type(step) is int else None
 
 
 def _unique(name: str, taken: set[str]) -> str:

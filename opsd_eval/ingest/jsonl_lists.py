@@ -165,8 +165,8 @@ _IS_QWEN = _matcher({"question", "code", "gt"}, {"problem", "code", "gt"}, {"que
 _IS_KIM = _matcher({"generated_responses"})
 
 QWEN_MATH = Format(
-    "qwen-math", "Qwen2.5-Math style JSONL: idx, question, gt, code[]", "by hand from its description; not run here",
-    _IS_QWEN, _opener(_qwen, _IS_QWEN),
+    "qwen-math", "Qwen2.5-Math style JSONL: idx, question, gt, code[]",
+    "by hand from the script that writes it; not run here", _IS_QWEN, _opener(_qwen, _IS_QWEN),
 )
 KIM = Format(
     "kim", "JSONL with generated_responses[] (Kim et al., arXiv 2603.24472)",

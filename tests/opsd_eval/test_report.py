@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 
+import pandas as pd
 import pytest
 
 from opsd_eval import figures, records, report, report_data, report_page, report_samples, scorecard
@@ -145,6 +146,21 @@ def test_loose_sets_are_compared_with_the_first(tmp_path, make_set):
     found = [r for r in rows if r["contrast"] != "level" and r["metric"] == "avg@4"]
     assert [r["contrast"] for r in found] == ["made_up_standard-made_up_base"]
     assert found[0]["margin"] == 0.02 and found[0]["verdict"] == "degraded"
+
+
+def test_loose_checkpoints_of_one_arm_make_a_series_with_its_onset(tmp_path, make_set):
+    folders = [make_set(tmp_path / "base", n=40)]
+    for step, arm in ((100, "base"), (200, "standard"), (300, "standard")):
+        folder = make_set(tmp_path / "mine" / f"checkpoint-{step}", arm=arm, n=40, seed=step, step=None)
+        records.write_json(folder / "run.json", {"name": folder.name, "kind": "ingest"})
+        folders.append(folder)
+    page = report.report_sets(folders, tmp_path / "out").read_text(encoding="utf-8")
+    assert "Reported is the last checkpoint: mine at step 300" in page and (tmp_path / "out/figures/series.svg").exists()
+    table = pd.read_csv(tmp_path / "out" / "tables" / "series.csv")
+    mine = table[table["arm"] == "mine"]
+    assert mine["step"].tolist() == [100, 200, 300] and report_data.collapse_onset(mine) == 200
+    rows = json.loads((tmp_path / "out" / "scorecard.json").read_text())["rows"]
+    assert {r["arm"] for r in rows if r["contrast"] == "level"} == {"made_up_base", "mine"}
 
 
 def test_loose_sets_of_other_problems_keep_their_levels(tmp_path, make_set):
