@@ -29,6 +29,7 @@ from opsd_eval.ingest.reading import files_of, first_row, iter_rows, load_json, 
 from opsd_eval.records import Problem, Sample, problem_from_row, sha256_text
 
 _NAME = re.compile(r"samples_(?P<task>.+?)_(?P<stamp>\d{4}-\d\d-\d\dT\d\d[-:]\d\d[-:]\d\d[.\d]*)\.jsonl?")
+_NO_TARGET = ("None", "nan")  # what the harness writes, as text, for a target that is missing
 _QUESTION_FIELDS = ("question", "problem", "Problem", "Question", "query", "input", "prompt")
 
 
@@ -136,7 +137,8 @@ def _problem(row: Mapping[str, Any], doc: Mapping[str, Any], task: str, name: st
             stored = None
         if isinstance(stored, dict):
             return _own_problem(stored, f"document {row.get('doc_id')}")
-    answer, reference, more = gold_of(list_of(row.get("target")))
+    target = row.get("target")
+    answer, reference, more = gold_of(None if target in _NO_TARGET else list_of(target))
     field = next((f for f in _QUESTION_FIELDS if isinstance(doc.get(f), str) and doc[f].strip()), None)
     question = doc[field] if field else _prompt_and_kwargs(row)[0]
     if not isinstance(question, str):

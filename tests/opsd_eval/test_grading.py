@@ -105,7 +105,12 @@ def test_exact_comparison_decides_without_algebra(gold, candidate, equal):
     ("x^2+1", "1+x^2", True), (r"\sqrt{8}", r"2\sqrt{2}", True), ("10^5", "100000", True),
     ("5", "x=5", True), ("5", r"5\text{ cm}", True), (r"\frac{\pi}{4}", "0.25", False), ("x+1", "x+2", False),
     (r"\begin{pmatrix}1&2\\3&4\end{pmatrix}", r"\begin{pmatrix}1&2\\3&4\end{pmatrix}", True),
-    ("n=2,3,4", "n=1,2,3", False), (r"x^2y^2", r"y^2x^2", True), (r"e^{x^2}", r"e^{2x}", False),
+    ("n=2,3,4", "n=1,2,3", False), ("1488", "495 + 496 + 497 = 1488", True), (r"1800 \, \text{grams}", "1800", True),
+    (r"1800 \, \text{grams}", "1.8", False), (r"\sqrt{2}, -\sqrt{2}", r"\pm \sqrt{2}", True), ("104", r"\text{sums to 104}", False),
+    (r"\left(\frac{4}{3},\frac{7}{2}\right)", "(4/3, 3.5)", True), (r"\text{C}", r"\text{B) 368}", False), ("[0,1)", "[0,1]", False),
+    (r"\frac{1}{m} + \frac{1}{n} = 3", "3", False), ("2033136", r"\frac{2017 \cdot 2016}{2}", True),
+    (r"\frac{b+c}{a}", r"\frac{AE}{ED} = \frac{b + c}{a}", True), (r"\{1,2\}", r"\{2,1\}", True), (r"10\%", "10", True),
+    (r"x^2y^2", r"y^2x^2", True), (r"e^{x^2}", r"e^{2x}", False),
 ])  # fmt: skip
 def test_algebra(gold, candidate, equal):
     assert answers_equal(gold, candidate) is equal

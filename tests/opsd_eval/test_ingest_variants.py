@@ -194,6 +194,12 @@ def test_lm_eval_targets_that_are_lists(tmp_path):
     assert [s.correct for [s] in read(path, tmp_path / "set").samples.values()] == [True, True]
 
 
+@pytest.mark.parametrize("target", ["None", "nan", "", None])
+def test_lm_eval_targets_that_are_missing(tmp_path, target):
+    path = lines(tmp_path / "samples_t.jsonl", {**LM_EVAL, "target": target})
+    assert [s.correct for [s] in read(path, tmp_path / "set").samples.values()] == [None]
+
+
 def test_older_lighteval_lists_logged_as_text(tmp_path):
     path = tmp_path / "details_old|gsm8k|0_2024-01-01T00-00-00.000.parquet"
     table = {"example": ["1+1?"], "full_prompt": ["Q: 1+1?"], "predictions": ["['two', \"\\\\boxed{2}\"]"], "gold": ["['2']"]}
