@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--train", type=Path, metavar="FILE", help="problems trained on (JSON Lines with question, or "
                         "a sample set): adds the gap between those found there and the held-out ones")  # fmt: skip
     parser.add_argument("--against", nargs="+", type=Path, metavar="SET", help="the same models' sets "
-                        "over other problems (out of distribution, off task, twins), in order: adds the gap")  # fmt: skip
+                        "over other problems (out of distribution, off task, twins): adds the gap")  # fmt: skip
 
 
 def gap_rows(sets: Sequence[Path], pairs: Iterable[tuple[Path, Path]], args: Any, shared: Shared) -> list[dict]:

@@ -44,10 +44,27 @@ def run(args: argparse.Namespace) -> int:
         )  # fmt: skip
         rows += [{"set": str(folder), **row} for row in table.to_dict("records")]
         if not args.json:
-            print(f"{folder}\n{format_rows(table.to_dict('records'), level=args.level)}\n")
+            print(f"{folder}\n{format_rows(table.to_dict('records'), level=args.level)}\n{what_to_buy(folder)}\n")
     if args.json:
         print(dumps({"rows": rows}))
     return 0
+
+
+def what_to_buy(folder: Path | str) -> str:
+    """Where the error of a set's accuracy comes from and what would make it smaller; empty without an accuracy."""
+    from opsd_eval.stats import variance_split
+
+    measures = read_measures(folder)
+    name = next((name for name in measures.values if name.startswith("avg@")), None)
+    if name is None:
+        return ""
+    scores = {
+        problem_id: [1.0] * round(rate * n) + [0.0] * (n - round(rate * n))
+        for problem_id, n, rate in zip(measures.problem_ids, measures.n.tolist(), measures.values[name], strict=True)
+        if rate == rate
+    }
+    split = variance_split({"this set": scores})
+    return f"{name}: {split}" if split.n_problems > 1 else ""
 
 
 def format_rows(rows: Sequence[Mapping[str, Any]], *, level: float = 0.95) -> str:

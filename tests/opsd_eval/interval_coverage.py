@@ -12,6 +12,7 @@ from math import comb, nan
 import numpy as np
 
 from opsd_eval import stats
+from opsd_eval.metrics.pairs import crossover_k
 
 A, B, DRAWS = 0.35, 0.65, 16
 
@@ -55,6 +56,11 @@ def clustered(sizes):
     return scenario
 
 
+def rare(rng, n):
+    """A share with mean .05 that differs between problems, such as a loop rate."""
+    return bounds(stats.mean_estimate(rng.binomial(DRAWS, rng.beta(0.1, 1.9, n)) / DRAWS), 0.05)
+
+
 def redraw(rng, n):
     p = np.random.default_rng(5).beta(A, B, n)
     draws = {str(i): (rng.random(DRAWS) < p[i]).astype(float) for i in range(n)}
@@ -94,6 +100,84 @@ def gap(rng, n):
     ood_before, ood_after = two_models(rng, n, (1.0, 1.5))
     found = stats.difference_in_differences(id_after, id_before, ood_after, ood_before)
     return bounds(found, _mean_after(3.0) - _mean_after(1.5))
+
+
+def sharpened(p):
+    """What training does that lifts what is mostly solved and loses what is rarely solved."""
+    return np.where(p > 0.15, after_training(p, 3.0), p / 4)
+
+
+def lost_support(rng, n):
+    p = rng.beta(A, B, n)
+    lost = (rng.binomial(DRAWS, p) > 0) & (rng.binomial(DRAWS, sharpened(p)) == 0)
+    return bounds(stats.mean_estimate(lost.astype(float)), _LOST)
+
+
+_LOST = float(((1 - (1 - _GRID) ** DRAWS) * (1 - sharpened(_GRID)) ** DRAWS).mean())
+
+
+def hard_tail_values(rng, p):
+    """hard_tail_retention of every problem: base in two halves, NaN where neither half says "hard"."""
+    halves = [rng.binomial(DRAWS // 2, p) / (DRAWS // 2) for _ in range(2)]
+    other = rng.binomial(DRAWS, sharpened(p)) / DRAWS
+    gaps = [np.where((a > 0) & (a <= 0.25), other - b, np.nan) for a, b in (halves, halves[::-1])]
+    known = ~np.isnan(gaps)
+    return np.where(known.any(axis=0), np.nansum(gaps, axis=0) / np.maximum(known.sum(axis=0), 1), np.nan)
+
+
+_TAIL = float(np.nanmean(hard_tail_values(np.random.default_rng(3), _GRID)))
+
+
+def hard_tail(rng, n):
+    return bounds(stats.mean_estimate(hard_tail_values(rng, rng.beta(A, B, n))), _TAIL)
+
+
+def crossover(rng, n):
+    """Bootstrap of crossover_k on the scale 1/k; the true curves cross at k = 5."""
+    p = rng.beta(A, B, n)
+    draws = np.full(n, DRAWS)
+    rows = np.stack([draws, rng.binomial(DRAWS, p), draws, rng.binomial(DRAWS, sharpened(p))], axis=1).astype(float)
+    found = stats.bootstrap_estimate(rows, statistic=lambda r: 1 / crossover_k(r), n_resamples=500)
+    return bounds(found, 1 / _CROSSING)
+
+
+_FEW = _GRID[:300_000]
+_CURVES = [np.array([(1 - (1 - q) ** k).mean() for k in range(1, DRAWS + 1)]) for q in (_FEW, sharpened(_FEW))]
+_CROSSING = int(np.flatnonzero(_CURVES[0] <= _CURVES[1])[-1]) + 2
+
+
+def in_clusters(rng, n, odds, name):
+    """Scores of base and a trained model on n clusters of five problems that share a difficulty, and their clusters."""
+    labels = np.repeat(np.arange(n), 5)
+    p = rng.beta(A, B, n)[labels]
+    ids = [f"{name}{i}" for i in range(5 * n)]
+    before, after = (dict(zip(ids, rng.binomial(4, q) / 4, strict=True)) for q in (p, after_training(p, odds)))
+    return before, after, {i: f"{name}{c}" for i, c in zip(ids, labels, strict=True)}
+
+
+def clustered_pair(rng, n):
+    before, after, clusters = in_clusters(rng, n, 2.0, "p")
+    return bounds(stats.paired_difference(after, before, clusters=clusters), _mean_after(2.0) - A)
+
+
+def clustered_gap(rng, n):
+    id_before, id_after, inner = in_clusters(rng, n, 3.0, "i")
+    ood_before, ood_after, outer = in_clusters(rng, n, 1.5, "o")
+    clusters = inner | outer
+    found = stats.difference_in_differences(id_after, id_before, ood_after, ood_before, clusters=clusters)
+    return bounds(found, _mean_after(3.0) - _mean_after(1.5))
+
+
+def clustered_seeds(rng, n):
+    """3 bases x 3 runs on n clusters of four problems that share their part of the effect."""
+    labels = np.repeat(np.arange(n), 4)
+    shared, runs = rng.normal(0, 0.2, n), {}
+    for b in range(3):
+        shift, by_cluster = rng.normal(0, 0.05), rng.normal(0, 0.1, n)
+        for t in range(3):
+            run = shift + rng.normal(0, 0.05) + (shared + by_cluster)[labels] + rng.normal(0, 0.2, 4 * n)
+            runs[b, t] = named(run)
+    return bounds(stats.across_seeds(runs, clusters={str(i): str(c) for i, c in enumerate(labels)}), 0.0)
 
 
 def retained(rng, n):
@@ -164,7 +248,14 @@ SCENARIOS = {
     "bca lognormal": (skewed(bca), (0.88, 0.97), USUAL),
     "t equal clusters": (clustered(lambda rng, n: np.full(n, 5)), USUAL, USUAL),
     "t unequal clusters": (clustered(lambda rng, n: 1 + rng.geometric(0.2, n)), (0.90, 0.97), USUAL),
+    "t rare share": (rare, (0.85, 0.97), USUAL),
+    "t lost support": (lost_support, (0.85, 0.97), USUAL),
+    "t hard tail": (hard_tail, USUAL, USUAL),
+    "crossover_k": (crossover, (0.93, 1.0), (0.93, 1.0)),
     "redraw": (redraw, USUAL, USUAL),
+    "paired, clusters": (clustered_pair, USUAL, USUAL),
+    "did, clusters": (clustered_gap, USUAL, USUAL),
+    "seeds: clusters": (clustered_seeds, WIDE, WIDE),
     "paired": (paired, USUAL, USUAL),
     "did": (gap, USUAL, USUAL),
     "retention": (retained, USUAL, USUAL),
@@ -179,11 +270,15 @@ SCENARIOS = {
 }
 
 
+#: Simulations at most, where one takes a tenth of a second.
+FEWER = {"crossover_k": 300}
+
+
 def coverage(name, n, sims, seed=0):
     """Share of simulated data sets whose interval holds the truth (an undefined interval counts as a miss)."""
     scenario = SCENARIOS[name][0]
     rng = np.random.default_rng([seed, n])
-    hits = 0
+    hits, sims = 0, min(sims, FEWER.get(name, sims))
     for _ in range(sims):
         low, high, truth = scenario(rng, n)
         hits += low <= truth <= high

@@ -11,7 +11,7 @@ import pytest
 
 from opsd_eval import measures
 from opsd_eval.grading import grade_set
-from opsd_eval.measure import compare_sets, measure_set, read_measures, recovered
+from opsd_eval.measure import compare_sets, measure_set, read_measures, recovered, what_to_buy
 from opsd_eval.metrics.base import per_text
 from opsd_eval.records import (
     Problem,
@@ -22,6 +22,7 @@ from opsd_eval.records import (
     read_json,
     write_problems,
     write_run,
+    write_text,
 )
 from opsd_eval.sample_index import SampleIndex, read_block
 
@@ -190,6 +191,16 @@ def test_memory_of_remembered_texts_is_bounded():
 
 
 # --- two and three sets -----------------------------------------------------------------------------------
+
+
+def test_what_to_buy_names_the_larger_part_of_the_error(base):
+    """Rates .5, .5 with two draws: all error is sampling; 0 and 1: all is between problems."""
+    write_text(base / "measures.csv", "problem_id,cluster,n,avg@2\np0,,2,0.5\np1,,2,0.5\n")
+    assert what_to_buy(base).startswith("avg@2: squared error from problems 0%, samples 100%; buy samples")
+    write_text(base / "measures.csv", "problem_id,cluster,n,avg@2\np0,,2,0\np1,,2,1\n")
+    assert "problems 100%, samples 0%; buy problems" in what_to_buy(base)
+    write_text(base / "measures.csv", "problem_id,cluster,n,closure\np0,,2,0\n")
+    assert what_to_buy(base) == ""
 
 
 def test_differences_are_paired_and_second_minus_first(tmp_path, base):

@@ -4,6 +4,7 @@ import pandas as pd
 import pytest
 
 from opsd_eval import records, tables
+from opsd_eval.grading import grade_set
 
 
 @pytest.fixture
@@ -91,4 +92,19 @@ def test_loose_sets_get_unique_names(tmp_path, make_set):
 def test_saved_tables_cannot_carry_formulas(tmp_path):
     table = pd.DataFrame({"name": ["=HYPERLINK(1)", "plain", "-x", "@x"], "value": [-1.5, 2.0, 3.0, 4.0]})
     (path,) = tables.save_tables({"t": table, "nothing": pd.DataFrame()}, tmp_path)
-    assert path.read_text().splitlines() == ["name,value", "'=HYPERLINK(1),-1.5", "plain,2.0", "'-x,3.0", "'@x,4.0"]
+    assert path.read_text().splitlines() == ["name,value", "'=HYPERLINK(1),-1.5", "plain,2", "'-x,3", "'@x,4"]
+
+
+def test_marker_profiles_say_where_the_markers_stand(tmp_path):
+    from opsd_eval.records import Problem, Sample
+
+    folder = tmp_path / "set"
+    records.write_run(folder, records.new_run_record("set", "samples"))
+    records.write_problems(folder, [Problem(f"p{i}", "How many apples are in the box?", "3") for i in range(3)])
+    late, early = "The box has the apples of the farm. " * 9 + "Wait.", "Wait. " + "The box has the apples of the farm. " * 9
+    records.append_samples(folder, [Sample("p0", 0, late), Sample("p1", 0, early), Sample("p2", 0, "Three.")])
+    grade_set(folder)
+    table = tables.marker_profiles(tables.loose_sets([folder]))
+    assert table["tenth"].tolist() == list(range(1, 11))
+    assert table["share"].tolist() == [0.5, *[0.0] * 8, 0.5]  # of the two problems that have markers
+    assert set(table["n_problems"]) == {2}
