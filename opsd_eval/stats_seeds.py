@@ -156,7 +156,8 @@ def across_seeds(differences: BySeed, *, clusters: Clusters = None, level: float
     to .077 of the time at 3 bases; this rule .027–.057, so it is on the wide side where both parts matter (coverage
     .940–.973 over 3 bases x 3 training seeds, N = 30 and 500 problems or clusters of four). Fewer than 3 base seeds:
     the interval is over problems only, ``scope`` is ``checkpoints`` and ``method`` says so. Training seeds are averaged
-    within their base, so more of them help only as far as training noise matters. NaN: see :func:`seed_table`. Different problem sets raise.
+    within their base, so more of them help only as far as training noise matters. NaN: see :func:`seed_table`.
+    Different problem sets raise.
 
     Source: two-way random effects (Cornfield & Tukey 1956), Cochran & Cox 1957 for t'. Differs: no.
     """
