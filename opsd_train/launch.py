@@ -8,11 +8,12 @@ falls back to DDP without a word, it still shards.
 from __future__ import annotations
 
 import os
-from collections.abc import MutableMapping
+from collections.abc import MutableMapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from opsd_eval.names import lookup
 from opsd_train.config import TrainConfig, validate
 
 # what `accelerate launch` sets: (value that this trainer can honour, what the value means)
@@ -41,6 +42,17 @@ def as_launched(config: TrainConfig, environment: MutableMapping[str, str]) -> T
     return validate(replace(config, run=replace(config.run, sharding="full")))
 
 
+def check_trackers(names: Sequence[str]) -> None:
+    """Refuse unknown trackers and missing packages, both of which accelerate leaves out without a word."""
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+
+    available = {str(tracker) for tracker in get_available_trackers()}
+    for name in names:
+        lookup("tracker", name, {str(known): "" for known in LOGGER_TYPE_TO_CLASS})
+        if name not in available:
+            raise ValueError(f"--run.trackers names {name}, whose package is not installed: pip install {name}")
+
+
 def make_accelerator(config: TrainConfig, out: Path) -> Any:
     """What accelerate makes of devices, processes, precision and trackers; refuses to run in fewer processes."""
     from accelerate import Accelerator
@@ -52,6 +64,7 @@ def make_accelerator(config: TrainConfig, out: Path) -> Any:
                 "pickle nor resume exactly: launch with configs/accelerate/fsdp.yaml, which shards weights, gradients "
                 "and optimiser state as ZeRO-3 does"
             )
+    check_trackers(config.run.trackers)
     accelerator = Accelerator(
         mixed_precision=config.run.precision, log_with=list(config.run.trackers) or None, project_dir=str(out)
     )

@@ -1,5 +1,6 @@
 """The accelerate configs of the repository, read by accelerate's own code, and what the trainer makes of them."""
 
+import sys
 import tempfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,6 +10,8 @@ import yaml
 
 from opsd_train.config import TrainConfig, apply_overrides
 from opsd_train.launch import as_launched, make_accelerator
+from opsd_train.trainer import train
+from tests.opsd_train.conftest import log_rows
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "accelerate"
 
@@ -74,3 +77,46 @@ def test_deepspeed_is_refused_with_what_to_use(tmp_path, monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
     with pytest.raises(ValueError, match=r"DEEPSPEED.*fsdp\.yaml"):
         make_accelerator(plain(), tmp_path)
+
+
+@pytest.mark.parametrize(("name", "message"), [("wandb", "pip install wandb"), ("wandbb", "wandb")])
+def test_trackers_that_would_be_left_out_are_refused(name, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        make_accelerator(apply_overrides(plain(), ["--run.trackers", f"tensorboard,{name}"]), tmp_path)
+
+
+STAND_IN = """
+logged, finished, config = [], [], {}
+class Run:
+    def log(self, values, step=None, **_): logged.append((step, values))
+    def finish(self): finished.append(True)
+def init(project, **_):
+    config["project"] = project
+    return Run()
+def finish(): finished.append(True)
+"""
+
+
+@pytest.mark.parametrize("name", ["wandb", "trackio"])
+def test_trackers_get_config_every_step_and_an_end(name, config, tmp_path, monkeypatch):
+    """A stand-in with the package's interface: what reaches it, not what the package does with it."""
+    import importlib
+
+    from accelerate import tracking
+
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "__init__.py").write_text(STAND_IN)
+    entry = tmp_path / f"{name}-1.0.dist-info"
+    entry.mkdir()
+    (entry / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(tracking, "_available_trackers", [tracking.LoggerType(name)])  # which accelerate looks up once, at its import
+    monkeypatch.delitem(sys.modules, name, raising=False)
+    options = ["--run.trackers", name, "--run.name", "mine", "--optim.steps", "2"]
+    train(apply_overrides(config, options), tmp_path / "run")
+    seen = importlib.import_module(name)
+    monkeypatch.delitem(sys.modules, name)
+    assert seen.config["project"] == "mine" and seen.config["optim.steps"] == 2 and seen.finished
+    rows = log_rows(tmp_path / "run")
+    assert [step for step, _ in seen.logged] == [1, 2]
+    assert [values["loss"] for _, values in seen.logged] == [row["loss"] for row in rows]
