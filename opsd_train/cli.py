@@ -27,6 +27,7 @@ Any field of the config can be given as --group.field value; all are listed belo
 is a complete config; `opsd-train list` shows them. Exit codes: 0 done, 1 stopped by a health check, 2 bad input,
 130 and 143 stopped by Ctrl-C and SIGTERM; in all of these but 2 the state is saved and --resume goes on.
 Several GPUs: accelerate launch --config_file configs/accelerate/ddp.yaml -m opsd_train.cli run RECIPE ...
+(fsdp.yaml beside it shards weights, gradients and optimiser state, as --run.sharding full does.)
 Two CPU processes: ACCELERATE_USE_CPU=true python -m torch.distributed.run --nproc-per-node 2 -m opsd_train.cli run ...
 (train.jsonl says in how many processes each step really ran).
 """

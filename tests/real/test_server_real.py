@@ -58,7 +58,7 @@ def restart_at(server, path, rows):
 def test_a_server_killed_while_sampling_loses_nothing_and_sampling_goes_on(server, base, tmp_path):
     from opsd_eval.cli import main
 
-    out, problems, draws = tmp_path / "set", 60, 8
+    out, problems, draws = tmp_path / "set", 30, 8
     thread, seen = restart_at(server, out / "samples.jsonl", 8)
     code = main([
         "sample", NAME, "testbed.hunch_r10.id", "--engine", "server", "--url", server.url, "--tokenizer", str(base),
