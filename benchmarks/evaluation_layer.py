@@ -2,8 +2,9 @@
 
 ``python -m benchmarks.evaluation_layer --samples 100000`` writes a log of that many completions of about 1,000
 characters with integer answers, ingests, grades and measures it with two worker processes, and prints seconds, CPU
-seconds and peak memory of each stage. ``write_log`` is also what the tests check the numbers on: every completion is
-made of a known kind, so the truth is known without reading it back.
+seconds and peak memory of each stage, and the time of 10,000 paired bootstraps of 20 metrics over 1,000 problems. A
+full-sized run that takes longer than :data:`LIMITS` ends with exit code 1. ``write_log`` is also what the tests check
+the numbers on: every completion is made of a known kind, so the truth is known without reading it back.
 """
 
 from __future__ import annotations
@@ -179,8 +180,24 @@ def run_stages(folder: Path, *, samples: int, draws: int, chars: int, processes:
     }
 
 
-def main() -> None:
-    """Command line."""
+#: Seconds on two idle cores: grading and measuring 100,000 completions; the bootstrap.
+LIMITS = {"grade and measure": 60.0, "bootstrap": 2.0}
+
+
+def bootstrap_seconds(*, metrics: int = 20, problems: int = 1000, resamples: int = 10_000) -> float:
+    """Seconds for the bootstrap distribution of every metric's paired difference, the same problems for all."""
+    import numpy as np
+
+    from opsd_eval.stats import bootstrap_means
+
+    before, after = np.random.default_rng(0).random((2, problems, metrics))
+    start = time.perf_counter()
+    bootstrap_means(after - before, n_resamples=resamples)
+    return time.perf_counter() - start
+
+
+def main() -> int:
+    """Command line; the exit code says whether a full-sized run stayed within the limits."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samples", type=int, default=100_000)
     parser.add_argument("--draws", type=int, default=8)
@@ -192,7 +209,11 @@ def main() -> None:
                             processes=args.processes)  # fmt: skip
     for name, row in stages.items():
         print(f"{name:8} " + "  ".join(f"{key} {value:8.1f}" for key, value in row.items()))
+    graded_and_measured = stages["grade"]["seconds"] + stages["measure"]["seconds"]
+    found = {"grade and measure": graded_and_measured, "bootstrap": bootstrap_seconds()}
+    print("\n".join(f"{name}: {found[name]:.1f} s, limit {limit:g} s" for name, limit in LIMITS.items()))
+    return int(args.samples >= 100_000 and any(found[name] > limit for name, limit in LIMITS.items()))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -8,6 +8,7 @@ from opsd_eval.benchmarks import load_benchmark
 from opsd_eval.metrics.generalization import gaps_by_axis, gaps_by_exposure, generalization_gap, twin_gap
 from opsd_eval.metrics.leakage import exposure, find_leaks, guard_against_leaks
 from opsd_eval.records import Problem, new_run_record, write_problems, write_run, write_text
+from opsd_eval.stats import difference_in_differences
 
 TWIN = "A farmer has {} apples and buys {} more on each of the next days of the week; how many apples has the farmer?"
 
@@ -126,3 +127,17 @@ def test_the_splits_of_generated_benchmarks_do_not_leak():
     train = load_benchmark("testbed.hunch_r10.train", limit=200, seed=3)
     for split in ("id", "longer", "larger", "heldout_mix"):
         guard_against_leaks(train, load_benchmark(f"testbed.hunch_r10.{split}", limit=200, seed=3))
+
+
+def test_a_cluster_on_both_sides_is_one_cluster():
+    """Templates c1 and c2 on either side: what a template shares drops out of the gap, what it opposes counts twice."""
+    clusters = {"a1": "c1", "a2": "c2", "b1": "c1", "b2": "c2"}
+    zero = {"a1": 0.0, "a2": 0.0}, {"b1": 0.0, "b2": 0.0}
+    inside = {"a1": 1.0, "a2": 3.0}
+    same = difference_in_differences(inside, zero[0], {"b1": 0.0, "b2": 2.0}, zero[1], clusters=clusters)
+    assert (same.value, same.low, same.high) == (1.0, 1.0, 1.0) and "2 clusters on both sides" in same.method
+    opposite = difference_in_differences(inside, zero[0], {"b1": 2.0, "b2": 0.0}, zero[1], clusters=clusters)
+    assert opposite.high - opposite.value == pytest.approx(12.7062 * 2, rel=1e-4)  # SE² = 2/1 · (1 + 1), t with df 1
+    apart = clusters | {"b1": "d1", "b2": None}
+    found = difference_in_differences(inside, zero[0], {"b1": 0.0, "b2": 2.0}, zero[1], clusters=apart)
+    assert found.method.endswith("Welch t") and found.high > found.value
