@@ -271,9 +271,9 @@ def difference_in_differences(
     Each bracket is paired by problem, the two problem sets are independent, so ``SE² = SE_id² + SE_ood²`` with
     Welch–Satterthwaite degrees of freedom. Where a cluster has problems on both sides they are not independent: then
     ``SE² = C/(C−1) · Σ_c (Σ_{id∩c} r/n_id − Σ_{ood∩c} r/n_ood)²``, r the residuals, df = C − 1 (coverage .957 and .955
-    over 30 and 200 clusters). Positive: training helped more (or harmed less) in distribution. A raw ID − OOD difference
-    of one model also holds the difference in difficulty; this one does not. ``n_problems`` adds both sets. Coverage
-    .948 at N = 30 a side, .951 at N = 500; over 30 and 500 clusters of five a side .948 and .934.
+    over 30 and 200 clusters). Positive: training helped more (or harmed less) in distribution. A raw ID − OOD
+    difference of one model also holds the difference in difficulty; this one does not. ``n_problems`` adds both sets.
+    Coverage .948 at N = 30 a side, .951 at N = 500; over 30 and 500 clusters of five a side .948 and .934.
     """
     check_level(level)
     sides = [
