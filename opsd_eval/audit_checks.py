@@ -119,7 +119,7 @@ def empty_completions(scan: Scan) -> Iterator[Finding]:
 
 def truncated(scan: Scan) -> Iterator[Finding]:
     """Completions that ended at the token limit, or of which nobody knows."""
-    cut, unknown, n = scan.finish["length"], scan.finish[None], scan.n_samples
+    cut, unknown, n = scan.finish["length"], scan.finish[None] - scan.below_limit, scan.n_samples
     if cut > 0.01 * n:
         level = "error" if cut > 0.2 * n else "warning" if cut > 0.05 * n else "info"
         yield finding(scan.name, "truncated", level, f"{share(cut, n)} completions ended at the token limit")

@@ -55,6 +55,7 @@ class Scan:
     varying_prompts: list[str] = field(default_factory=list)
     finish: Counter[str | None] = field(default_factory=Counter)
     at_limit: int = 0
+    below_limit: int = 0
     empty: Counter[str] = field(default_factory=Counter)
     texts: Texts = field(default_factory=Texts)
 
@@ -107,8 +108,10 @@ def _group(found: Scan, problem_id: str, samples: Sequence[Sample]) -> None:
     for sample in samples:
         found.finish[sample.finish_reason] += 1
         found.empty[problem_id] += int(not (sample.text or "").strip())
-        limit = found.setting("max_new_tokens")
-        found.at_limit += int(isinstance(limit, int) and sample.n_tokens is not None and sample.n_tokens >= limit)
+        limit, length = found.setting("max_new_tokens"), sample.n_tokens
+        if sample.finish_reason is None and isinstance(limit, int) and length is not None:
+            found.at_limit += length >= limit
+            found.below_limit += length < limit
     _repeats(found, problem_id, samples, hashes)
     _across(found, problem_id, samples, hashes)
     prompts = {s.prompt_sha256 for s in samples if s.prompt_sha256}
@@ -162,7 +165,8 @@ def _text(texts: Texts, problem: Problem, sample: Sample) -> None:
     if extract_strict(text) is None:
         texts.no_strict += 1
         texts.relaxed_only += int(extract_relaxed(text) is not None)
-    texts.unclosed += int(text.rfind("<think>") > text.rfind("</think>"))
+    if sample.finish_reason is None:
+        texts.unclosed += int(text.rfind("<think>") > text.rfind("</think>"))
     texts.loops += int(is_loop(text))
     texts.languages[language_of(text)] += 1
     texts.off_language += int(is_off_language(problem.question, text))

@@ -144,7 +144,12 @@ def test_truncated(tmp_path, cut, level):
 
 
 def test_unknown_finish_reasons(tmp_path):
-    assert checks(make(tmp_path / "a", change=lambda i, d: {"finish_reason": None}))["finish_unknown"].level == "info"
+    nothing = {"finish_reason": None, "n_tokens": None}
+    assert checks(make(tmp_path / "a", change=lambda i, d: nothing))["finish_unknown"].level == "info"
+    below = checks(make(tmp_path / "c", change=lambda i, d: {"finish_reason": None, "n_tokens": 5}))
+    assert "finish_unknown" not in below  # shorter than the limit: not cut by it
+    logged = {"finish_reason": "length", "n_tokens": 100, "text": "<think> on and on"}
+    assert "finish_unknown" not in checks(make(tmp_path / "d", change=lambda i, d: logged if d == 0 else {}))
     found = checks(make(tmp_path / "b", change=lambda i, d: {
         "finish_reason": None, "n_tokens": 100 if d else 5, "text": f"<think> {prose((i, d, 'x'))}",
     }))["finish_unknown"]  # fmt: skip
