@@ -56,6 +56,8 @@ class Settings:
 
 def train(settings: Settings, arm: str) -> None:
     """Train one method in a process of its own, going on from its newest checkpoint."""
+    if settings.checkpoint(arm).exists():  # whole or absent
+        return
     run = settings.out / arm
     overrides = {
         "model.path": settings.model, "data.benchmark": settings.benchmark, "data.limit": settings.train_problems,
@@ -129,7 +131,7 @@ def time_engines(settings: Settings, engine: Any, problems: Sequence[Problem]) -
         "transformers": lambda: list(other.generate(requests, sampling=sampling)),
     }
     rounds: dict[str, list[dict[str, float]]] = {name: [] for name in ways}
-    for _ in range(3):
+    for _ in range(2):
         for name, way in ways.items():
             wall, own_time = time.perf_counter(), time.process_time()
             n_tokens = sum(len(row.token_ids) for row in way())
@@ -226,8 +228,8 @@ def parse(argv: Sequence[str] | None) -> Settings:
     )  # fmt: skip
     parser.add_argument("--benchmark", default="reasoning_gym.chain_sum.num_terms=0+num_digits=0")
     parser.add_argument("--engine", choices=("vllm", "transformers"), default="vllm", help="who samples (%(default)s)")
-    sizes = {"steps": 20, "batch_size": 4, "train_problems": 80, "problems": 40, "draws": 8, "max_new_tokens": 96,
-             "harness_problems": 10}  # fmt: skip
+    sizes = {"steps": 20, "batch_size": 4, "train_problems": 80, "problems": 24, "draws": 8, "max_new_tokens": 96,
+             "harness_problems": 5}  # fmt: skip
     for name, default in sizes.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=default, help="(default %(default)s)")
     parser.add_argument("--lr", type=float, default=3e-4, help="learning rate (default %(default)s)")

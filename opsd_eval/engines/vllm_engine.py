@@ -41,7 +41,10 @@ class VllmEngine:
             options = {"enable_lora": True, "max_loras": 2, "max_lora_rank": max_lora_rank, **options}
         if batch_size is not None:
             options["max_num_seqs"] = batch_size
-        values = {"seed": 0, "disable_log_stats": True, "dtype": _stored_dtype(self.path), **options}
+        values = {
+            "seed": 0, "disable_log_stats": True, "dtype": _stored_dtype(self.path),
+            **_whole_prompts(self.path, options.get("max_model_len")), **options,
+        }  # fmt: skip
         self.llm = llm_class(model=self.path, tokenizer=self.path, trust_remote_code=trust_remote_code, **values)
         self._takes_adapters = bool(options.get("enable_lora"))
         self._adapters_used, self._requests_made = 0, 0
@@ -114,6 +117,17 @@ def _completion(request: Request, output: Any, logprobs: bool) -> Completion:
     if output.finish_reason not in ("stop", "length"):
         raise RuntimeError(f"vLLM ended {request.problem_id} draw {request.draw} with {output.finish_reason!r}")
     return Completion(request.problem_id, request.draw, ids, output.finish_reason, logp)
+
+
+def _whole_prompts(path: str, context: int | None) -> dict[str, Any]:
+    """On a CPU, never read a prompt in pieces: vLLM 0.32 then winds a seeded row's generator back, and fails."""
+    import torch
+    from transformers import AutoConfig
+
+    if torch.cuda.is_available():
+        return {}
+    longest = context or getattr(AutoConfig.from_pretrained(path).get_text_config(), "max_position_embeddings", 0)
+    return {"enable_chunked_prefill": False, "max_num_batched_tokens": max(4096, longest)}
 
 
 def _stored_dtype(path: str) -> str:

@@ -99,3 +99,10 @@ def test_stopping_early_leaves_nothing_behind(engine):
     rows.close()
     assert not engine.llm.llm_engine.has_unfinished_requests()
     assert len(run(engine)) == len(ITEMS)
+
+
+@pytest.mark.real
+def test_prompts_beyond_the_token_budget_of_one_pass_do_not_end_the_engine(engine):
+    """In pieces, the CPU build stops at the first seeded row: "CPU Generator does not use offset"."""
+    items = [Request(f"p{i}", 0, tuple(3 + (i + k) % 250 for k in range(100))) for i in range(60)]
+    assert len(run(engine, items, max_new_tokens=2)) == 60
