@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -107,21 +107,26 @@ def base_cell(config: StudyConfig, label: str, base_seed: int) -> Cell:
     return Cell(label, there.world, base_seed, BASE, None, *found, None, sets, _evaluation(config))
 
 
-def study_cells(config: StudyConfig) -> dict[str, Cell]:
-    """Every cell by name, in the order to run them, each base before the first run that starts from it."""
+def study_cells(config: StudyConfig, blocks: Mapping[str, Sequence[Cell]] | None = None) -> dict[str, Cell]:
+    """Every cell by name, in the order to run them, each base before the first run that starts from it.
+
+    ``blocks``: the cells of each block, where the caller has them already.
+    """
     found: dict[str, Cell] = {}
-    for block in config.blocks:
-        for cell in cells_of(config, block):
+    for name, there in (block_cells(config) if blocks is None else blocks).items():
+        for cell in there:
             base = found.get(run_name(cell.world, cell.base_seed, BASE)) or base_cell(
                 config, cell.world, cell.base_seed
             )
             for one in (base, cell):
-                there = found.setdefault(one.name, one)
-                if there.hash != one.hash:
-                    raise ValueError(
-                        f"block {block.name}: {one.name} is another cell in an earlier block; rename the arm"
-                    )
+                if found.setdefault(one.name, one).hash != one.hash:
+                    raise ValueError(f"block {name}: {one.name} is another cell in an earlier block; rename the arm")
     return found
+
+
+def block_cells(config: StudyConfig) -> dict[str, list[Cell]]:
+    """The trained cells of every block."""
+    return {block.name: list(cells_of(config, block)) for block in config.blocks}
 
 
 def _evaluation(config: StudyConfig) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from analyses.cells import Cell, cells_of, read_record, record_path, study_cells
+from analyses.cells import Cell, block_cells, read_record, record_path, study_cells
 from analyses.study_config import StudyConfig, load_study, results_folder
 from opsd_eval import report_data, scorecard, stats, tables
 from opsd_eval.jsonl import dumps
@@ -30,6 +30,7 @@ class Study:
     config: StudyConfig
     folder: Path
     planned: Mapping[str, Cell]
+    by_block: Mapping[str, Sequence[Cell]]
     records: Mapping[str, Mapping[str, Any]]
 
     def done(self, blocks: Sequence[str] | None = None) -> tuple[int, int]:
@@ -39,9 +40,8 @@ class Study:
 
     def cells(self, blocks: Sequence[str] | None = None) -> list[Cell]:
         """Trained cells of these blocks (all without names), each once."""
-        names = [block.name for block in self.config.blocks] if blocks is None else blocks
-        found = {cell.name: cell for name in names for cell in cells_of(self.config, self.config.block(name))}
-        return list(found.values())
+        names = list(self.by_block) if blocks is None else blocks
+        return list({cell.name: cell for name in names for cell in self.by_block[name]}.values())
 
     def state(self, blocks: Sequence[str] | None = None) -> str:
         """``72 of 72 cells``: what every artefact says about itself."""
@@ -184,13 +184,14 @@ def load(study: str | StudyConfig, results: Path | str | None = None) -> Study:
     """A study by name with whatever is finished; a record of another hash counts as not done."""
     config = load_study(study) if isinstance(study, str) else study
     folder = results_folder(config, results)
-    planned = study_cells(config)
+    by_block = block_cells(config)
+    planned = study_cells(config, by_block)
     records = {}
     for name, cell in planned.items():
         path = record_path(folder, name)
         if path.exists() and (record := read_record(path))["hash"] == cell.hash:
             records[name] = record
-    return Study(config, folder, planned, records)
+    return Study(config, folder, planned, by_block, records)
 
 
 def values_table(records: Iterable[Mapping[str, Any]], *, last_only: bool) -> Frame:

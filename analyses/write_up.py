@@ -179,6 +179,17 @@ def decomposition(frame: Frame) -> str:
     return markdown(rows)
 
 
+def smollm2(frame: Frame) -> str:
+    """First and last diagnosis of the real model's runs; one run an arm, so no interval."""
+    kept = frame[frame.groupby("arm")["step"].transform(lambda s: s.isin([s.min(), s.max()]))]
+    return markdown([
+        {"arm": row["arm"], "step": str(row["step"]), "measure": f"`{row['measure']}`",
+         **{name: number(row[name], 2) for name in ("plain", "centred", "weighted", "topk")},
+         "KL from base": number(row["kl_base"], 4)}
+        for row in kept.to_dict("records")
+    ])  # fmt: skip
+
+
 def predicts(frame: Frame) -> str:
     """Rank correlations of what is seen before training with what training does."""
     return markdown([
@@ -357,7 +368,8 @@ TABLES: dict[str, tuple[Callable[[Any], str], str]] = {
     "ablation": (ablation, "ablation_table"), "mechanism": (mechanism, "ablation_table"),
     "decomposition": (decomposition, "decomposition"), "predicts": (predicts, "decomposition_predicts"),
     "markers": (both_ways, "markers_against_accuracy"), "onset": (onset, "onset"),
-    "stability": (stability, "stability"), "equal-distance": (equal_distance, "equal_distance"),
+    "stability": (stability, "stability"), "smollm2": (smollm2, "smollm2_decomposition"),
+    "equal-distance": (equal_distance, "equal_distance"),
     "crossover": (crossover, "crossover"), "support": (support, "support"),
     "generalization": (generalization, "generalization"), "sensitivity": (sensitivity, "sensitivity"),
 }  # fmt: skip
