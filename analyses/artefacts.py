@@ -7,7 +7,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from analyses import ablation_table, decomposition, dynamics, marker_shift, power, sensitivity, support
+from analyses import (
+    ablation_table,
+    decomposition,
+    dynamics,
+    effects,
+    fork,
+    marker_shift,
+    mechanism,
+    power,
+    regime,
+    sensitivity,
+    support,
+    verdict,
+)
 from analyses.results import Study
 from opsd_eval.names import lookup
 
@@ -39,7 +52,14 @@ ARTEFACTS: dict[str, Artefact] = {
         Artefact("marker_shift", 3, marker_shift.make, ("main",), "figures 2 and 5"),
         Artefact("dynamics", 4, dynamics.make, ("main",), "figures 1 and 4"),
         Artefact("sensitivity", 5, sensitivity.make, SENSITIVITY, "figures 6 and 7"),
+        Artefact("targets", 6, effects.named("targets"), ("targets",), "ablations of the target"),
+        Artefact("controls", 7, effects.named("controls"), ("controls",), "-"),
+        Artefact("regime", 8, regime.make, ("main", "regime", "derived"), "-"),
         Artefact("support", 9, support.make, ("main",), "-"),
+        Artefact("mechanism", 10, mechanism.make, ("main",), "-"),
+        Artefact("derived", 10, effects.named("derived"), ("derived",), "-"),
+        Artefact("verdict", 10, verdict.make, ("derived", "fork"), "-"),
+        Artefact("fork", 10, fork.make, ("fork",), "-"),
     )
 }
 

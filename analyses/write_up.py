@@ -76,7 +76,9 @@ def write(study: Study, root: Path) -> list[Path]:
 
 def table(name: str, study: Study) -> str:
     """One table as Markdown, with a line that says cells done of planned."""
-    make, source = lookup("table", name, TABLES)
+    from analyses.write_up_targets import TABLES as TARGET_TABLES
+
+    make, source = lookup("table", name, {**TABLES, **TARGET_TABLES})
     if not source:
         return f"\n{make(study)}\n"
     path = study.folder / f"{source}.csv"

@@ -25,7 +25,7 @@ RATES = ("accuracy", "p_check", "accuracy_given_check", "step_accuracy", "p_wait
 
 def rates_of(pairs: Iterable[tuple[Problem, str]]) -> dict[str, float | None]:
     """Pooled rates of completions and their mean length in words; ``None`` where nothing counts."""
-    read: list[tuple[Mechanism, bool, int]] = [(mechanism(p, t), _is_right(p, t), len(t.split())) for p, t in pairs]
+    read: list[tuple[Mechanism, bool, int]] = [(mechanism(p, t), is_right(p, t), len(t.split())) for p, t in pairs]
     checked = [right for m, right, _ in read if m.checked]
     return {
         "accuracy": _share(sum(right for _, right, _ in read), len(read)),
@@ -93,7 +93,8 @@ def sample_texts(
     return texts
 
 
-def _is_right(problem: Problem, text: str) -> bool:
+def is_right(problem: Problem, text: str) -> bool:
+    """Whether the last boxed value is the answer."""
     words = words_of(text)
     answers = [words[at + 1] for at, word in enumerate(words[:-2]) if word == "\\boxed{" and words[at + 2] == "}"]
     return bool(answers) and answers[-1] == problem.answer
