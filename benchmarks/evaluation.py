@@ -289,6 +289,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="small sizes, one round")
     parser.add_argument("--rounds", type=int, default=5, help="measurements of each side (default 5)")
     parser.add_argument("--only", choices=GROUPS, action="append", help="run this group (may be repeated)")
+    parser.add_argument("--samples", type=int, default=100_000, help="of the layer group (default 100,000)")
     parser.add_argument("--lighteval", default=os.environ.get("OPSD_LIGHTEVAL"), metavar="DIR", help="its folder")
     parser.add_argument("--lighteval-child", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -299,7 +300,7 @@ def main() -> None:
     groups: dict[str, Callable[[], list[dict[str, Any]]]] = {
         "grading": lambda: grading_rows(**options), "pass_at_k": lambda: pass_at_k_rows(**options),
         "lighteval": lambda: lighteval_rows(**options, folder=args.lighteval),
-        "layer": lambda: layer_rows(sizes=(1_000, 2_000) if args.quick else (50_000, 100_000)),
+        "layer": lambda: layer_rows(sizes=(1_000, 2_000) if args.quick else (args.samples // 2, args.samples)),
         "bootstrap": lambda: bootstrap_rows(**options),
         "import": lambda: import_rows(**options), "report": lambda: report_rows(quick=args.quick),
         "embedding": lambda: embedding_rows(**options),

@@ -72,8 +72,8 @@ def loss_work(t: int, v: int, d: int) -> Callable[[], Any]:
 def loss_rows(*, quick: bool, rounds: int) -> list[dict[str, Any]]:
     """The loss in positions, vocabulary and width; its memory in positions."""
     t, v, d = ((16, 32, 64), (512, 1024, 2048), (32, 64)) if quick else (
-        (128, 256, 512, 1024), (4096, 16_384, 65_536, 151_936), (256, 512, 1024, 2048))  # fmt: skip
-    small = (16, 1024, 64) if quick else (64, 16_384, 256)
+        (64, 256, 1024), (8192, 32_768, 131_072), (128, 512, 2048))  # fmt: skip
+    small = (16, 1024, 64) if quick else (32, 8192, 128)
     return [
         power_row("loss_in_T", curve(lambda n: loss_work(n, small[1], small[2]), t, rounds=rounds, label="loss in T"),
                   shape=f"purified, V={small[1]} D={small[2]}"),
@@ -107,7 +107,7 @@ def step_rows(*, quick: bool, rounds: int) -> list[dict[str, Any]]:
         session = session_of(case_config("testbed", "purified", values), Path(folder) / f"{batch}-{new}")
         return lambda: train_step(session, 0)
 
-    batches, lengths = ((4, 8), (16, 32)) if quick else ((16, 32, 64, 128), (32, 64, 128, 192))
+    batches, lengths = ((4, 8), (16, 32)) if quick else ((16, 32, 64), (32, 64, 128, 192))
     with tempfile.TemporaryDirectory() as folder, fixed_length():
         in_batch = curve(lambda n: work(folder, n, 32), batches, rounds=rounds, label="step in batch")
         in_length = curve(lambda n: work(folder, 16, n), lengths, rounds=rounds, label="step in completion tokens")
@@ -134,13 +134,13 @@ def evaluation_rows(*, quick: bool, rounds: int) -> list[dict[str, Any]]:
 
         return both
 
-    draws, problems = ((2, 4), (10, 20)) if quick else ((4, 8, 16, 32), (100, 200, 400, 800))
+    draws, problems = ((2, 4), (10, 20)) if quick else ((4, 8, 16, 32), (50, 100, 200, 400))
     with tempfile.TemporaryDirectory() as folder:
-        in_draws = curve(lambda n: work(folder, 10 if quick else 40, n), draws, rounds=rounds, label="measuring in K")
+        in_draws = curve(lambda n: work(folder, 10 if quick else 20, n), draws, rounds=rounds, label="measuring in K")
     with tempfile.TemporaryDirectory() as folder:
         in_problems = curve(lambda n: work(folder, n, 4), problems, rounds=rounds, label="measuring in problems")
     return [
-        power_row("evaluation_in_draws", in_draws, shape="40 problems, grading and all quick metrics, 500 characters"),
+        power_row("evaluation_in_draws", in_draws, shape="20 problems, grading and all quick metrics, 500 characters"),
         power_row("evaluation_in_problems", in_problems, shape="4 draws, grading, all quick metrics, 500 characters"),
     ]
 
@@ -151,7 +151,7 @@ def report_rows(*, quick: bool, rounds: int) -> list[dict[str, Any]]:
     from opsd_eval.measure import measure_set
     from opsd_eval.report import report_sets
 
-    runs, problems = ((2, 3), 8) if quick else ((2, 4, 8, 16), 100)
+    runs, problems = ((2, 3), 8) if quick else ((2, 4, 8), 100)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for number in range(runs[-1]):
@@ -177,7 +177,7 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="few, small sizes, one round")
-    parser.add_argument("--rounds", type=int, default=3, help="measurements of each size (default 3)")
+    parser.add_argument("--rounds", type=int, default=2, help="measurements of each size (default 2)")
     parser.add_argument("--only", choices=tuple(GROUPS), action="append", help="run this group (may be repeated)")
     args = parser.parse_args()
     rounds = 1 if args.quick else args.rounds

@@ -1,12 +1,13 @@
 """Time to sample with our engines against transformers' ``generate`` and against vLLM's own ``generate``.
 
-    python benchmarks/sampling.py                    a testbed base, SmolLM2 where installed, vLLM where installed
-    python benchmarks/sampling.py --quick            the testbed base only, few requests
-    python benchmarks/sampling.py --rounds 5 --threads 2
+    python -m benchmarks.sampling                    a testbed base, SmolLM2 where installed, vLLM where installed
+    python -m benchmarks.sampling --quick            the testbed base only, few requests
+    python -m benchmarks.sampling --case vllm --rounds 5
 
 Both sides draw at temperature 1 from the same prompts with the same limits, in turns, in one process for each model.
 ``generate`` is given its best batch size (the fastest of several in a first round) and prompts sorted by length. Times
-are seconds for 1,000 generated tokens, stop tokens included. ``floor`` is the time that the model's matrix products
+are seconds for 1,000 generated tokens, stop tokens included: processor seconds of one thread against ``generate``,
+seconds on the wall with vLLM, which works in a process of its own. ``floor`` is the time that the matrix products
 alone would take at the rate of one large product measured in the same run. Prints JSON rows; ratio = ours / other.
 """
 
@@ -16,12 +17,13 @@ import argparse
 import importlib.util
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+
+from benchmarks.common import flop_rate, row, say
 
 CASES = {
     "testbed": {
@@ -52,11 +54,11 @@ def requests_for(tokenizer, values):
     return [Request(p.problem_id, draw, prompts[p.problem_id]) for p in problems for draw in range(values["draws"])]
 
 
-def timed(sample):
+def timed(sample, *, clock=time.process_time):
     """Seconds for 1,000 tokens; ``sample`` returns the number of tokens it generated."""
-    start = time.perf_counter()
+    start = clock()
     tokens = sample()
-    return 1000 * (time.perf_counter() - start) / tokens
+    return 1000 * (clock() - start) / tokens
 
 
 def transformers_generate(engine, requests, *, batch, new):
@@ -89,26 +91,9 @@ def our_generate(engine, requests, *, new):
 
 def floor_seconds(model):
     """Seconds for 1,000 tokens of bare matrix products, at the rate of a product of 1,024-row matrices."""
-    import torch
-
-    a, b = torch.randn(1024, 1024), torch.randn(1024, 1024)
-    a @ b
-    start = time.perf_counter()
-    for _ in range(5):
-        a @ b
-    rate = 5 * 2 * 1024**3 / (time.perf_counter() - start)
     weights = sum(p.numel() for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name)
     head = model.get_output_embeddings().weight.numel() if model.config.tie_word_embeddings else 0
-    return 1000 * 2 * (weights + head) / rate
-
-
-def row(name, ours, other, *, floor, shape):
-    ratios = [a / b for a, b in zip(ours, other, strict=True)]
-    return {
-        "name": name, "ratio": statistics.median(ratios), "ours": statistics.median(ours),
-        "other": statistics.median(other), "unit": "seconds for 1,000 tokens", "better": "lower",
-        "spread": [min(ratios), max(ratios)], "floor": floor, "shape": shape,
-    }  # fmt: skip
+    return 1000 * 2 * (weights + head) / flop_rate()
 
 
 def against_transformers(case, *, rounds, scale):
@@ -126,13 +111,14 @@ def against_transformers(case, *, rounds, scale):
     best = min(tries, key=tries.__getitem__)
     ours, other = [], []
     for number in range(rounds):
-        print(f"{case}: round {number + 1} of {rounds}", file=sys.stderr)
+        say(f"{case}: round {number + 1} of {rounds}")
         ours.append(timed(lambda: our_generate(engine, requests, new=new)))
         other.append(timed(lambda: transformers_generate(engine, requests, batch=best, new=new)))
     shape = f"{folder.name}: {len(requests)} requests, up to {new} new tokens, generate at batch {best}"
     suffix = "" if case == "testbed" else f"_{case}"
     floor = floor_seconds(engine.model)
-    return [row(f"sampling_seconds_vs_transformers_generate{suffix}", ours, other, floor=floor, shape=shape)]
+    unit = "processor seconds for 1,000 tokens"
+    return [row(f"sampling_seconds_vs_transformers_generate{suffix}", ours, other, unit, floor=floor, shape=shape)]
 
 
 def against_vllm(*, rounds, scale):
@@ -156,12 +142,13 @@ def against_vllm(*, rounds, scale):
     our_generate(engine, requests, new=sampling.max_new_tokens)
     ours, other = [], []
     for number in range(rounds):
-        print(f"vllm: round {number + 1} of {rounds}", file=sys.stderr)
-        ours.append(timed(lambda: our_generate(engine, requests, new=values["new"])))
-        other.append(timed(own))
+        say(f"vllm: round {number + 1} of {rounds}")
+        ours.append(timed(lambda: our_generate(engine, requests, new=values["new"]), clock=time.perf_counter))
+        other.append(timed(own, clock=time.perf_counter))
     engine.close()
     shape = f"{folder.name}: {len(requests)} requests, up to {values['new']} new tokens"
-    return [row("sampling_seconds_vs_vllm_generate", ours, other, floor=None, shape=shape)]
+    unit = "seconds for 1,000 tokens"
+    return [row("sampling_seconds_vs_vllm_generate", ours, other, unit, floor=None, shape=shape)]
 
 
 def main():
@@ -183,11 +170,12 @@ def main():
     cases = ["testbed"] if args.quick else [c for c in CASES if c not in needs or importlib.util.find_spec(needs[c])]
     rows = []
     for case in cases:
-        command = [sys.executable, __file__, "--case", case]
+        command = [sys.executable, "-m", "benchmarks.sampling", "--case", case]
         command += ["--rounds", str(args.rounds), "--threads", str(args.threads)]
         environment = {**os.environ, "OMP_NUM_THREADS": str(args.threads)}
         command += ["--quick"] if args.quick else []
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment,
+                              cwd=Path(__file__).parent.parent)  # fmt: skip
         rows += json.loads(done.stdout.splitlines()[-1])
     print(json.dumps(rows, indent=1))
 
