@@ -73,7 +73,7 @@ def loss_rows(*, quick: bool, rounds: int) -> list[dict[str, Any]]:
     """The loss in positions, vocabulary and width; its memory in positions."""
     t, v, d = ((16, 32, 64), (512, 1024, 2048), (32, 64)) if quick else (
         (64, 256, 1024), (8192, 32_768, 131_072), (128, 512, 2048))  # fmt: skip
-    small = (16, 1024, 64) if quick else (32, 8192, 128)
+    small, deep = ((16, 1024, 64), (2048, 64)) if quick else ((32, 8192, 128), (151_936, 64))
     return [
         power_row("loss_in_T", curve(lambda n: loss_work(n, small[1], small[2]), t, rounds=rounds, label="loss in T"),
                   shape=f"purified, V={small[1]} D={small[2]}"),
@@ -81,8 +81,8 @@ def loss_rows(*, quick: bool, rounds: int) -> list[dict[str, Any]]:
                   shape=f"purified, T={small[0]} D={small[2]}"),
         power_row("loss_in_D", curve(lambda n: loss_work(small[0], small[1], n), d, rounds=rounds, label="loss in D"),
                   shape=f"purified, T={small[0]} V={small[1]}"),
-        power_row("loss_memory_in_T", {n: loss_peak(n, small[1], small[2]) for n in t}, unit="peak bytes", expected=0.0,
-                  shape=f"purified, V={small[1]} D={small[2]}, peak over weights and states, one process each"),
+        power_row("loss_memory_in_T", {n: loss_peak(n, *deep) for n in t}, unit="peak bytes", expected=0.0,
+                  shape=f"purified, V={deep[0]} D={deep[1]}, peak over weights and states, one process each"),
     ]  # fmt: skip
 
 
@@ -102,15 +102,16 @@ def step_rows(*, quick: bool, rounds: int) -> list[dict[str, Any]]:
 
     torch.set_num_threads(1)
 
-    def work(folder: str, batch: int, new: int) -> Callable[[], Any]:
+    def work(folder: Path, batch: int, new: int) -> Callable[[], Any]:
         values = {**CASES["testbed"], "batch": batch, "new": new}
-        session = session_of(case_config("testbed", "purified", values), Path(folder) / f"{batch}-{new}")
+        session = session_of(case_config("testbed", "purified", values), folder / f"{batch}-{new}")
         return lambda: train_step(session, 0)
 
     batches, lengths = ((4, 8), (16, 32)) if quick else ((16, 32, 64), (32, 64, 128, 192))
-    with tempfile.TemporaryDirectory() as folder, fixed_length():
-        in_batch = curve(lambda n: work(folder, n, 32), batches, rounds=rounds, label="step in batch")
-        in_length = curve(lambda n: work(folder, 16, n), lengths, rounds=rounds, label="step in completion tokens")
+    with tempfile.TemporaryDirectory() as name, fixed_length():
+        folder = Path(name)
+        in_batch = curve(lambda n: work(folder / "batch", n, 32), batches, rounds=rounds, label="step in batch")
+        in_length = curve(lambda n: work(folder / "length", 16, n), lengths, rounds=rounds, label="step in tokens")
     return [
         power_row("step_in_batch", in_batch, shape="purified step, testbed base, 32 tokens a completion, 8 a pass"),
         power_row("step_in_completion_tokens", in_length, shape="purified step, testbed base, 16 rollouts"),

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 
 from benchmarks import evaluation, growth, loss, run, step
 from benchmarks.common import Seconds, exponent, row, seconds_row
 
+ROOT = Path(__file__).parent.parent.parent
 KEYS = {"name", "ratio", "ours", "other", "unit", "better", "spread", "floor", "shape"}
+NAMES = {
+    "loss_memory_vs_naive", "loss_time_vs_naive", "purified_extra_vs_two_passes", "purified_step_vs_standard",
+    "step_vs_trl_sdft", "sampling_seconds_vs_transformers_generate", "grading_seconds_vs_lm_eval",
+}  # fmt: skip
 
 
 def check(rows, *names):
@@ -65,6 +71,14 @@ def test_every_script_runs_in_its_quick_form(script):
 
 def test_growth_rows():
     check(growth.evaluation_rows(quick=True, rounds=1), "growth_evaluation_in_draws")
+
+
+def test_results_and_table_are_one():
+    """What is checked in: the agreed names, and a table that is made from the file."""
+    document = json.loads((ROOT / "benchmarks" / "results.json").read_text(encoding="utf-8"))
+    check(document["rows"], *NAMES)
+    text = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
+    assert run.table(document).rstrip() in text, "write it with: python -m benchmarks.run --table"
 
 
 def test_merging_replaces_the_rows_of_the_scripts_that_ran():
