@@ -1,4 +1,4 @@
-"""``opsd-train``: run a recipe, look at its prompts, list what can be chosen, estimate its cost, train a base."""
+"""``opsd-train``: run a recipe, look at prompts or at one token, list the choices, estimate a cost, train a base."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from opsd_eval.records import Problem
     from opsd_train.config import TrainConfig
 
 _START = """\
@@ -16,6 +17,7 @@ Train a student on its own samples, towards what the same model says when it has
 
   opsd-train list                                        recipes, targets, contexts, divergences, weightings
   opsd-train contexts testbed                            the prompts of one problem, exactly as tokenised
+  opsd-train token testbed --after "maybe 57"            what every role and the target say comes next
   opsd-train run testbed --out runs/try/first            purified OPSD on a shipped base (a minute on one thread)
   opsd-train run testbed --method.target standard --optim.steps 50 --out runs/try/second
   opsd-train run testbed --out runs/try/first --resume   go on after a kill, to the same numbers
@@ -38,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser = _parser()
     args, rest = parser.parse_known_args(arguments)
-    takes_overrides = args.command in ("run", "contexts", "cost")
+    takes_overrides = args.command in ("run", "contexts", "token", "cost")
     if rest and not takes_overrides:
         parser.error(f"unknown arguments: {' '.join(rest)}")
     try:
@@ -72,6 +74,17 @@ def _parser() -> argparse.ArgumentParser:
     contexts.add_argument("recipe", metavar="RECIPE")
     contexts.add_argument("--problem", help="problem_id; default: the first of the run")
     contexts.set_defaults(body=_contexts)
+
+    token = commands.add_parser(
+        "token", help="what every role and the target say about the next token", allow_abbrev=False,
+        description="Print each role's and the target's probabilities of the token after a given beginning of the "
+        "completion, before any training. Takes the same overrides as run.",
+    )  # fmt: skip
+    token.add_argument("recipe", metavar="RECIPE")
+    token.add_argument("--problem", help="problem_id; default: the first of the run")
+    token.add_argument("--after", default="", help="the completion so far (default: nothing)")
+    token.add_argument("--top", type=int, default=5, help="likeliest tokens of each role to show (default 5)")
+    token.set_defaults(body=_token)
 
     cost = commands.add_parser(
         "cost", help="FLOPs, bytes, seconds a step", allow_abbrev=False,
@@ -132,22 +145,28 @@ def _run(args: argparse.Namespace, overrides: list[str]) -> int:
     return 0
 
 
-def _contexts(args: argparse.Namespace, overrides: list[str]) -> int:
+def _prompts(args: argparse.Namespace, config: TrainConfig, tokenizer: Any) -> tuple[Problem, dict[str, list[int]]]:
+    """The problem asked for, or the run's first, and every role's prompt ids for it."""
     from opsd_train.contexts import role_prompts
     from opsd_train.data import load_problems, thinking_of
-    from opsd_train.policy import load_tokenizer
 
-    config = build_config(args.recipe, overrides)
-    tokenizer = load_tokenizer(config.model)
     problems = load_problems(config.data)
     found = [p for p in problems if args.problem in (None, p.problem_id)]
     if not found:
         raise ValueError(f"no problem {args.problem!r} among the {len(problems)} of {config.data.benchmark}")
-    problem = found[0]
     prompts = role_prompts(
-        problem, tokenizer=tokenizer, context=config.method.context, pool=problems,
+        found[0], tokenizer=tokenizer, context=config.method.context, pool=problems,
         thinking=thinking_of(config.data), seed=config.run.seed,
     )  # fmt: skip
+    return found[0], prompts
+
+
+def _contexts(args: argparse.Namespace, overrides: list[str]) -> int:
+    from opsd_train.policy import load_tokenizer
+
+    config = build_config(args.recipe, overrides)
+    tokenizer = load_tokenizer(config.model)
+    problem, prompts = _prompts(args, config, tokenizer)
     print(f"problem {problem.problem_id}, context {config.method.context}")
     for role, ids in prompts.items():
         same = " (exactly the student's ids)" if role == "base" and ids == prompts["student"] else ""
@@ -155,6 +174,24 @@ def _contexts(args: argparse.Namespace, overrides: list[str]) -> int:
         print("text  ", repr(tokenizer.decode(ids)))
         print("ids   ", " ".join(map(str, ids)))
         print("pieces", " ".join(repr(tokenizer.decode([i])) for i in ids))
+    return 0
+
+
+def _token(args: argparse.Namespace, overrides: list[str]) -> int:
+    from opsd_train.objective import loss_method
+    from opsd_train.onetoken import as_text, next_token_logp, token_rows
+    from opsd_train.policy import load_policy, load_tokenizer
+
+    config = build_config(args.recipe, overrides)
+    tokenizer = load_tokenizer(config.model)
+    problem, prompts = _prompts(args, config, tokenizer)
+    policy = load_policy(config.model, config.method, tokenizer, seed=config.run.seed)
+    beginning = tokenizer.encode(args.after, add_special_tokens=False)
+    logp = next_token_logp(policy, prompts, beginning, method=loss_method(config.method))
+    rows = token_rows(logp, tokenizer, top=args.top)
+    print(f"problem {problem.problem_id}: {problem.question!r}, context {config.method.context}")
+    print(f"after {tokenizer.decode(beginning)!r}, target {config.method.target}; probabilities, then nats\n")
+    print(as_text(rows))
     return 0
 
 

@@ -7,11 +7,12 @@ import math
 import random
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from opsd_eval.records import sha256_folder, write_json
+from opsd_eval.testbed.bases import base_path, shipped_bases
 from opsd_eval.testbed.chains import Canonical, Search
 from opsd_eval.testbed.design import DESIGN, design_values
 from opsd_eval.testbed.traces import PLAIN, hunch_trace, reference_text, search_trace, slips_trace
@@ -40,15 +41,21 @@ class PretrainConfig:
     weight_decay: float = 0.01
     pool: int = 60_000
     tokens_per_trace: float = 32.0
+    after: str = ""  # the world whose base of the same seed this one starts from; "": fresh weights
 
 
-FAMILY_STEPS = {"slips": 2000}  # its corpus holds fewer values that are not copied or slipped: slower to learn
+#: The chains of ``hunch`` teach arithmetic in clean steps. A corpus of slips blurs every value it hides, and one of
+#: trials is mostly long traces: from fresh weights both took several times as long and missed their corpus.
+FAMILY_CONFIGS = {
+    "hunch": PretrainConfig(),
+    "slips": PretrainConfig(steps=800, after="hunch_r10"),
+    "search": PretrainConfig(steps=600, after="hunch_r10"),
+}
 
 
 def default_config(world_name: str) -> PretrainConfig:
     """The configuration that made the shipped bases of a world."""
-    steps = FAMILY_STEPS.get(world(world_name).family, PretrainConfig.steps)
-    return PretrainConfig(steps=steps)
+    return FAMILY_CONFIGS[world(world_name).family]
 
 
 def pick_trace(
@@ -112,6 +119,24 @@ def build_model(tokenizer: PreTrainedTokenizerFast, config: PretrainConfig, *, s
     model = Qwen3ForCausalLM(shape)
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
+    return model
+
+
+def first_model(tokenizer: PreTrainedTokenizerFast, config: PretrainConfig, *, seed: int) -> PreTrainedModel:
+    """What training starts from: fresh weights, or the base of ``config.after`` with the same seed.
+
+    That base is the shipped one; for a seed that does not ship, it is trained here first.
+    """
+    from transformers import AutoModelForCausalLM
+
+    if not config.after:
+        return build_model(tokenizer, config, seed=seed)
+    if (config.after, seed) in shipped_bases():
+        return AutoModelForCausalLM.from_pretrained(base_path(config.after, seed), dtype="float32")
+    earlier = default_config(config.after)
+    model = first_model(tokenizer, earlier, seed=seed)
+    rows = corpus_rows(world(config.after).family, tokenizer, seed=seed, pool=earlier.pool)
+    fit(model, rows, earlier, pad=tokenizer.pad_token_id)  # pyright: ignore[reportArgumentType]
     return model
 
 
@@ -201,14 +226,14 @@ def pretrain(
     torch.set_num_threads(threads)
     started = time.perf_counter()
     tokenizer = build_tokenizer()
-    model = build_model(tokenizer, config, seed=seed)
+    model = first_model(tokenizer, config, seed=seed)
     rows = corpus_rows(place.family, tokenizer, seed=seed, pool=config.pool)
     loss = fit(model, rows, config, pad=tokenizer.pad_token_id)  # pyright: ignore[reportArgumentType]
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
     record = {
         "world": world_name, "family": place.family, "seed": seed,
-        "training": asdict(config), "design": design_values(),
+        "training": asdict(config), "design": design_values(place.family),
         "parameters": sum(p.numel() for p in model.parameters()), "final_loss": loss,
         "training_seconds": time.perf_counter() - started, "sha256": sha256_folder(out),
         "rates": base_rates(model, tokenizer, place.family), "versions": {"torch": torch.__version__},
@@ -243,7 +268,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Body of ``opsd-train pretrain``."""
-    config = default_config(args.world) if args.steps is None else PretrainConfig(steps=args.steps)
+    config = default_config(args.world)
+    config = config if args.steps is None else replace(config, steps=args.steps)
     record = pretrain(args.world, seed=args.seed, out=args.out, config=config)
     print(f"{args.out}: {record['parameters']:,} parameters, loss {record['final_loss']:.4f}, "
           f"{record['training_seconds']:.0f} s")

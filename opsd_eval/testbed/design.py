@@ -63,10 +63,9 @@ class Design:
         "(expected to help): the sign is built in by this number.",
     )
     restate_checked: bool = _choice(
-        True, "hunch",
-        "A check (in `slips`: a re-verification) ends by writing again the value it was held against, just "
-        "before `ok` or "
-        "`wait`; without it a short pretraining learns the share of `wait`, not the comparison.",
+        True, "hunch, slips",
+        "A check (in `slips`: a recheck or re-verification) ends by writing again the value it was held against, just "
+        "before `ok` or `wait`; without it a short pretraining learns the share of `wait`, not the comparison.",
     )
     untagged_recovery: float = _choice(0.5, "hunch", "The same share when the reference carries no tag.")
     privileged_hunch_copies: float = _choice(
@@ -74,27 +73,34 @@ class Design:
         "Share of privileged hunches copied from the reference; the rest are blurted as without one, so that the "
         "teacher is at home on the student's wrong hunches (it then answers from the reference).",
     )
-    slip_rate: float = _choice(
-        0.15, "slips", "Share of question-only steps first written wrong, by a near miss (1, 2 or 10 off)."
+    slip_rate: float = _choice(0.15, "slips", "Share of question-only steps first written wrong.")
+    slip_distances: tuple[int, ...] = _choice(
+        (20, 30, 40), "slips",
+        "How far off a slip is, either way. A base of this size compares two numbers by their distance: slips of 1 "
+        "or 2 went unnoticed by most rechecks.",
     )
-    correction_rate: float = _choice(
-        0.7, "slips",
-        "Share of slips corrected at once (`wait` and the right step). The others carry on to a wrong answer "
-        "unless the "
-        "chain is re-verified: what keeps the base below 1 without undertraining it.",
+    recheck_rate: float = _choice(
+        0.4, "slips",
+        "Share of question-only steps that are worked out again at once, slipped or not: the only way to find a slip "
+        "(`check … was 42 wait`). The other slips carry on to a wrong answer unless the chain is re-verified: what "
+        "keeps the base below 1 without undertraining it. Corrections out of the blue (`= 42 wait`) are hardly "
+        "learnt: where they are due the right value is nowhere to be read.",
     )
-    recheck_rate: float = _choice(0.1, "slips", "Share of question-only right steps that are checked at once.")
     reverify_rate: float = _choice(
         0.3, "slips", "Share of question-only traces that redo the whole chain at the end, and so find what slipped by."
     )
     hedge_rate: float = _choice(0.15, "slips", "Share of question-only steps opened with `maybe`.")
     privileged_slip_rate: float = _choice(
         0.0, "slips",
-        "The same four rates in traces that see a reference (which lists every intermediate value). At zero "
-        "the teacher "
-        "is a cleaner solver of the same steps: standard OPSD is expected to help, and markers to fall. Built in.",
+        "The same rate in traces that see a reference (which holds every step). At zero the teacher is a cleaner "
+        "solver of the same steps: standard OPSD is expected to help, and markers to fall. Built in.",
     )
     privileged_marker_rate: float = _choice(0.0, "slips", "Rechecks, re-verifications and hedges with a reference.")
+    reference_steps: bool = _choice(
+        True, "slips",
+        "The reference writes out every step, as a full solution does; it then holds all that the question says. With "
+        "the values alone a reference-only prompt leaves the operations to be guessed back, and is hardly learnt.",
+    )
     id_candidates: tuple[int, ...] = _choice(
         (3, 4), "search", "Candidates of in-distribution problems (`length` axis)."
     )
@@ -103,20 +109,33 @@ class Design:
     restate_target: bool = _choice(
         True, "search", "The target is written again just before each verdict; without it the verdict is not learnt."
     )
+    restate_tried: bool = _choice(
+        True, "search",
+        "A miss ends by writing the candidate again (`no wait was 4`), so that the next in the list is the one that "
+        "followed it. Candidates are tried in listed order: in random order, from a random one on round the list, or "
+        "drawn anew each time, a base of this size tries numbers twice or numbers that are not in the list.",
+    )
+    guess_rate: float = _choice(
+        0.3, "search",
+        "Share of misses after which a question-only trace stops trying and answers with the next candidate untested "
+        "(`so`): what keeps the base below 1 without undertraining it.",
+    )
     privileged_branch_rate: float = _choice(
         0.0, "search",
-        "Share of traces with a reference that try candidates in random order; the others open with the right "
-        "one and so never abandon a branch. The first candidate cannot be learnt from the question, but \"the first "
-        "one is right\" can: standard OPSD is expected to hurt. Built in.",
+        "Share of traces with a reference that go through the list and guess like those without; the others "
+        "open with the right one and so never abandon a branch. The first candidate cannot be learnt from the "
+        "question, but \"the first one is right\" can: standard OPSD is expected to hurt. Built in.",
     )
 
 
 DESIGN = Design()
 
 
-def design_values(design: Design = DESIGN) -> dict[str, Any]:
-    """The choices as plain JSON values, as a base's ``base.json`` records them."""
-    return json.loads(json.dumps(asdict(design)))
+def design_values(family: str, design: Design = DESIGN) -> dict[str, Any]:
+    """The choices that shape a family's corpus as plain JSON values, as a base's ``base.json`` records them."""
+    shared = ("problems", "prompts", family)
+    names = [f.name for f in fields(design) if set(f.metadata["group"].split(", ")) & set(shared)]
+    return json.loads(json.dumps({name: value for name, value in asdict(design).items() if name in names}))
 
 
 def design_table(design: Design = DESIGN) -> str:

@@ -88,7 +88,7 @@ def sample_texts(
         ]
         inputs = tokenizer.pad({"input_ids": rows}, return_tensors="pt")  # pyright: ignore[reportArgumentType]
         with torch.no_grad():
-            out = model.generate(**inputs, do_sample=True, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=140)  # pyright: ignore[reportCallIssue]
+            out = model.generate(**inputs, do_sample=True, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=192)  # pyright: ignore[reportCallIssue]
         texts += tokenizer.batch_decode(out[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
     return texts
 

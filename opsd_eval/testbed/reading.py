@@ -11,6 +11,7 @@ from opsd_eval.records import Problem
 from opsd_eval.testbed.chains import apply
 
 _WORD = re.compile(r"\\boxed\{|[A-Za-z]+|\d+|[-+*=;:}]")
+_VERDICT = 4  # words that close a check: "; was 42 wait"
 MAX_WORDS = 4096  # a solution has at most some 150 words; a longer text is read up to here
 
 
@@ -69,9 +70,10 @@ def mechanism(problem: Problem, text: str | None) -> Mechanism:
     """Read a completion of a testbed problem.
 
     *checked*: hunch and slips, a ``check`` with a step after it; search, the boxed candidate was tried and reached
-    the target. *mismatch*: hunch, the checked chain ends on another value than the hunch; slips, a wrong equation;
-    search, a trial that misses the target. *wait*: hunch, ``wait`` after the last step; slips, ``wait`` as the next
-    word; search, ``no`` or ``wait`` before the next trial or the answer.
+    the target. *mismatch*: hunch, the checked chain ends on another value than the hunch; slips, a check gives
+    another value than the step (``check all``: the chain) before it; search, a trial that misses the target. *wait*:
+    hunch, ``wait`` after the last step; slips, ``wait`` within the words that close the check; search, ``no`` or
+    ``wait`` before the next trial or the answer.
     """
     words = words_of(text)
     steps = steps_of(words)
@@ -93,8 +95,18 @@ def _read_hunch(_: Problem, words: Sequence[str], steps: Sequence[Step]) -> tupl
 
 
 def _read_slips(_: Problem, words: Sequence[str], steps: Sequence[Step]) -> tuple[bool, list[bool]]:
-    checked = "check" in words and any(s.start > words.index("check") for s in steps)
-    return checked, [s.end < len(words) and words[s.end] == "wait" for s in steps if not s.right]
+    checked, reactions = False, []
+    begins = [at for at, word in enumerate(words) if word == "check"]
+    for begin, end in itertools.pairwise([*begins, len(words)]):
+        redone = [s for s in steps if begin < s.start < end]
+        checked = checked or bool(redone)
+        before = [s.result for s in steps if s.end <= begin]
+        whole = words[begin + 1 : begin + 2] == ["all"]
+        found = redone[-1:] if whole else redone[:1]
+        if found and before and found[0].result != before[-1]:
+            after = words[found[0].end : found[0].end + _VERDICT]
+            reactions.append("wait" in after)
+    return checked, reactions
 
 
 def _read_search(problem: Problem, words: Sequence[str], steps: Sequence[Step]) -> tuple[bool, list[bool]]:

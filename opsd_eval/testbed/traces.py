@@ -20,11 +20,13 @@ def boxed(value: int) -> str:
     return f"\\boxed{{{value}}}"
 
 
-def reference_text(family: str, problem: Chain | Search, tag: str = PLAIN, *, answer_only: bool = False) -> str:
+def reference_text(
+    family: str, problem: Chain | Search, tag: str = PLAIN, *, answer_only: bool = False, design: Design = DESIGN
+) -> str:
     """What privileged prompts append to the question (or show alone)."""
     words = [] if answer_only else [tag] if tag else ["ref"]
     if family == "slips" and isinstance(problem, Chain) and not answer_only:
-        words += [str(v) for v in problem.values]
+        words += [chain_steps(problem)] if design.reference_steps else [str(v) for v in problem.values]
     return " ".join([*words, boxed(problem.answer)])
 
 
@@ -63,52 +65,47 @@ def _verdict(before: int, checked: int, design: Design) -> str:
 
 
 def slips_trace(chain: Chain, rng: random.Random, *, tag: str | None, design: Design = DESIGN) -> str:
-    """A forward chain; without a reference it slips, mostly corrects itself, hedges, rechecks and re-verifies."""
+    """A forward chain; without a reference it slips, hedges, and finds slips where it looks again."""
     slip, recheck, reverify, hedge = (design.privileged_slip_rate, *(design.privileged_marker_rate,) * 3)
     if tag is None:
         slip, recheck = design.slip_rate, design.recheck_rate
         reverify, hedge = design.reverify_rate, design.hedge_rate
     words, before = [], chain.start
     for at, operation in enumerate(chain.operations):
-        value = apply(before, operation)
+        value = written = apply(before, operation)
         words += ["maybe"] if rng.random() < hedge else []
-        corrected = rng.random() < design.correction_rate
-        wrong = _near_misses(value, () if corrected else chain.operations[at + 1 :], design)
+        rechecked = rng.random() < recheck
+        wrong = _misses(value, () if rechecked else chain.operations[at + 1 :], design)
         if wrong and rng.random() < slip:
-            miss = rng.choice(wrong)
-            correction = ["wait", equation(before, operation, value)] if corrected else []
-            words += [equation(before, operation, miss), *correction, ";"]
-            before = value if corrected else miss
-            continue
-        words += [equation(before, operation, value), ";"]
-        words += ["check", equation(before, operation, value), ";"] if rng.random() < recheck else []
-        before = value
+            written = rng.choice(wrong)
+        words += [equation(before, operation, written), ";"]
+        if rechecked:
+            words += ["check", equation(before, operation, value), ";", _verdict(written, value, design), ";"]
+        before = value if rechecked else written
     if rng.random() < reverify:
         words += ["check", "all", chain_steps(chain), _verdict(before, chain.answer, design)]
         return " ".join([*words, boxed(chain.answer)])
     return " ".join([*words, boxed(before)])
 
 
-def _near_misses(value: int, rest: Sequence[tuple[str, int]], design: Design) -> list[int]:
-    """Values off by one, two or ten from which the rest of the chain stays between 0 and the largest value."""
-    near = (value + d for d in (-10, -2, -1, 1, 2, 10))
-    return [v for v in near if all(0 <= r <= design.value_max for r in (v, *run_operations(v, rest)))]
+def _misses(value: int, rest: Sequence[tuple[str, int]], design: Design) -> list[int]:
+    """Values off by a slip's distances from which the rest of the chain stays between 0 and the largest value."""
+    off = (value + sign * distance for distance in design.slip_distances for sign in (-1, 1))
+    return [v for v in off if all(0 <= r <= design.value_max for r in (v, *run_operations(v, rest)))]
 
 
 def search_trace(problem: Search, rng: random.Random, *, tag: str | None, design: Design = DESIGN) -> str:
-    """Try candidates until one gives the target; each miss is abandoned with ``wait``."""
-    order = list(problem.candidates)
-    rng.shuffle(order)
+    """Try candidates in turn until one gives the target; each miss is abandoned with ``wait``, some for a guess."""
+    order, guess_rate = list(problem.candidates), design.guess_rate
     if tag is not None and rng.random() >= design.privileged_branch_rate:
-        order.remove(problem.answer)
-        order.insert(0, problem.answer)
-    words = []
+        order, guess_rate = [problem.answer], 0.0
+    words: list[str] = []
     for candidate in order:
-        values = run_operations(candidate, problem.operations)
+        if words and rng.random() < guess_rate:
+            return " ".join([*words, "so", boxed(candidate)])
         words += ["try", str(candidate), ":", chain_steps(Chain(candidate, problem.operations))]
         words += ["need", str(problem.target)] if design.restate_target else []
         if candidate == problem.answer:
             break
-        words += ["no", "wait"]
-        assert values[-1] != problem.target
+        words += ["no", "wait", *(["was", str(candidate)] if design.restate_tried else [])]
     return " ".join([*words, "yes", boxed(problem.answer)])

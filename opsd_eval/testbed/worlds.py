@@ -46,8 +46,8 @@ WORLDS = {
     "hunch_r100": _hunch("r100"),
     "slips": World(
         "slips", "slips", PLAIN, "helps",
-        "the teacher reads every intermediate value and never slips; the base slips in "
-        f"{DESIGN.slip_rate:.0%} of its steps and corrects itself",
+        "the teacher reads every step and never slips; the base slips in "
+        f"{DESIGN.slip_rate:.0%} of its steps and finds it only where it looks again",
     ),
     "search": World(
         "search", "search", PLAIN, "hurts",

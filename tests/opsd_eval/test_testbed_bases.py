@@ -10,8 +10,8 @@ from opsd_eval.records import sha256_folder
 from opsd_eval.testbed.rates import corpus_rates, sampled_rates
 
 BASES = testbed.shipped_bases()
-# Where a base is known to differ from its corpus (its README says so); it is held to that difference.
-KNOWN_GAPS = {("search", "p_check"): -0.15, ("slips", "p_wait_given_mismatch"): -0.29}
+# Where bases are known to differ from their corpus (the testbed's README says so); they are held to that difference.
+KNOWN_GAPS = {("slips", "p_wait_given_mismatch"): -0.24}
 SPLITS = ("id", "longer", "larger", "heldout_mix")
 
 
@@ -25,8 +25,7 @@ def load(path):
 
 def test_enough_bases_are_shipped():
     seeds = {w: [s for world, s in BASES if world == w] for w in testbed.WORLDS}
-    assert len(seeds["hunch_r10"]) >= 3 and seeds["hunch_r10"] == seeds["hunch_r100"]
-    assert all(seeds.values())
+    assert all(len(found) >= 3 for found in seeds.values()) and seeds["hunch_r10"] == seeds["hunch_r100"]
 
 
 @pytest.mark.parametrize(("world", "seed"), BASES)
@@ -37,7 +36,8 @@ def test_base_is_small_stock_and_recorded(world, seed):
     config, record = (json.loads((path / name).read_text()) for name in ("config.json", "base.json"))
     assert config["model_type"] == "qwen3" and config["head_dim"] in (32, 64)
     assert record["sha256"] == sha256_folder(path) and record["seed"] == seed and record["world"] == world
-    assert record["design"] == testbed.design_values()
+    shaping = testbed.design_values(record["family"])
+    assert {name: record["design"].get(name) for name in shaping} == shaping
     if world == "hunch_r100":
         twin = testbed.base_path("hunch_r10", seed) / "model.safetensors"
         assert (path / "model.safetensors").read_bytes() == twin.read_bytes()
@@ -70,6 +70,14 @@ def test_teacher_does_what_the_construction_says(world, seed):
     assert got["p_check"] == pytest.approx(corpus["p_check"], abs=0.12)
     if world == "slips":
         assert got["slip_rate"] <= 0.05
+
+
+@pytest.mark.parametrize(("world", "seed"), [b for b in BASES if b[0] != "hunch_r100"])
+def test_reference_only_prompts_were_learnt(world, seed):
+    """Not in hunch_r100, whose reference-only traces check a chain that no reference holds."""
+    model, tokenizer = load(testbed.base_path(world, seed))
+    got = sampled_rates(model, tokenizer, world, role="reference", n=100, draws=1, seed=7)
+    assert got["accuracy"] >= 0.8
 
 
 def test_decoded_text_reads_as_written():

@@ -38,14 +38,18 @@ def test_hunch_by_hand():
 
 
 def test_slips_by_hand():
-    text = "17 + 5 = 32 wait 17 + 5 = 22 ; check 17 + 5 = 22 ; 22 * 2 = 45 ; 45 - 3 = 42 ; \\boxed{42}"
-    read = mechanism(SLIPS, text)
+    text = "17 + 5 = 32 ; check 17 + 5 = 22 ; was 32 wait ; 22 * 2 = 45 ; check 22 * 2 = 44 ; was 45 ok ; 45 - 3 = 42 ;"
+    read = mechanism(SLIPS, f"{text} \\boxed{{42}}")
     assert (read.steps, read.right_steps) == (5, 3)
     assert (read.attempts, read.slips) == (3, 2)
     assert (read.mismatches, read.waits) == (2, 1)
     assert read.checked
     assert value("slip_rate", SLIPS, text, STEPS) == pytest.approx(2 / 6)
     assert value("p_check", SLIPS, text, STEPS) == 0.5
+    late = f"17 + 5 = 22 ; check 17 + 5 = 22 ; was 22 ok ; 22 * 2 = 34 ; 34 - 3 = 31 ; check all {STEPS} was 31 wait"
+    read = mechanism(SLIPS, f"{late} \\boxed{{41}}")
+    assert (read.mismatches, read.waits, read.slips) == (1, 1, 1)
+    assert mechanism(SLIPS, "17 + 5 = 32 ; 32 * 2 = 64 ; wait").mismatches == 0
 
 
 def test_search_by_hand():

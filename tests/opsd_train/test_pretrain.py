@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+from safetensors import safe_open
 
 from opsd_eval.testbed.vocabulary import build_tokenizer
 from opsd_train import pretrain as module
@@ -46,7 +47,7 @@ def test_corpus_rows_have_no_unknown_word_and_fit(family):
     rows = module.corpus_rows(family, tokenizer, seed=0, pool=300)
     prompts = set()
     for ids, prompt in itertools.islice(rows, 600):
-        assert tokenizer.unk_token_id not in ids and len(ids) <= 160
+        assert tokenizer.unk_token_id not in ids and len(ids) <= 192
         assert ids.count(tokenizer.eos_token_id) == 1 and ids[-1] == tokenizer.eos_token_id
         text = tokenizer.decode(ids[prompt:-1])
         assert tokenizer.encode(text, add_special_tokens=False) == ids[prompt:-1]
@@ -85,11 +86,28 @@ def test_every_token_weighs_the_same_in_short_and_long_batches():
     assert loss(4, 20) == pytest.approx(5 * loss(4, 4), rel=1e-5)
 
 
+def test_a_base_may_start_from_another_worlds_base_of_the_same_seed(monkeypatch):
+    from dataclasses import replace
+
+    from opsd_eval import testbed
+
+    tokenizer = build_tokenizer()
+    after = replace(TINY, after="hunch_r10")
+    shipped = module.first_model(tokenizer, after, seed=1)
+    with safe_open(testbed.base_path("hunch_r10", 1) / "model.safetensors", "pt") as file:
+        assert torch.equal(shipped.model.norm.weight, file.get_tensor("model.norm.weight"))
+    monkeypatch.setattr(module, "default_config", lambda world: TINY)  # no base ships for seed 99: trained here first
+    trained, again = (module.first_model(tokenizer, after, seed=99).state_dict() for _ in range(2))
+    fresh = module.build_model(tokenizer, TINY, seed=99).state_dict()
+    assert all(torch.equal(trained[name], again[name]) for name in trained)
+    assert any(not torch.equal(trained[name], fresh[name]) for name in trained)
+
+
 def test_command_line(tmp_path, capsys, monkeypatch):
     parser = argparse.ArgumentParser()
     module.add_arguments(parser)
     args = parser.parse_args(["slips", "--seed", "3", "--out", str(tmp_path / "x"), "--steps", "2"])
-    monkeypatch.setattr(module, "PretrainConfig", lambda steps: TINY)
+    monkeypatch.setattr(module, "default_config", lambda world: TINY)
     assert module.run(args) == 0
     assert "parameters" in capsys.readouterr().out
     with pytest.raises(ValueError, match="slips"):

@@ -71,6 +71,17 @@ def test_contexts_prints_all_roles_as_tokenised(options, capsys):
     assert ids[0] == ids[3] != ids[1]
 
 
+def test_token_prints_every_roles_probabilities(options, capsys):
+    assert cli.main(["token", *options, "--after", "maybe 57", "--top", "2", "--method.target", "standard"]) == 0
+    shown = capsys.readouterr().out
+    assert "after 'maybe 57', target standard" in shown
+    head, *rows = [line.split() for line in shown.split("\n\n")[1].splitlines()]
+    roles = ["student", "teacher", "reference", "base", "target"]
+    assert head == ["token", "id", *roles, "delta_total", "delta_ref", "delta_it"]
+    assert all(row[3] == row[6] and row[2] == row[5] for row in rows)  # the target is the teacher; nothing has moved
+    assert cli.main(["token", *options, "--problem", "none/such"]) == 2
+
+
 def test_list_names_everything_that_can_be_chosen(capsys):
     from opsd_train.contexts import CONTEXTS
     from opsd_train.targets import TARGETS
