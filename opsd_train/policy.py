@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from opsd_train.config import MethodConfig, ModelConfig
 from opsd_train.head import Head, head_of, real_vocab_size
-from opsd_train.scoring import completion_hidden, frozen_hidden, verify_model
+from opsd_train.scoring import UNLIMITED, completion_hidden, frozen_hidden, verify_model
 
 Ids = Sequence[int]
 TESTBED = "testbed:"
@@ -61,7 +61,7 @@ class Policy:
     @property
     def max_tokens(self) -> int:
         """Padded tokens in one pass; no limit when sharded, where every process must make the same passes."""
-        return 1 << 40 if self.sharded and not self.gathered else MAX_TOKENS
+        return UNLIMITED if self.sharded and not self.gathered else MAX_TOKENS
 
     def roots(self) -> list[Any]:
         """The student and, under full fine-tuning, the frozen copy."""

@@ -9,6 +9,7 @@ import torch
 import transformers
 from peft import LoraConfig, get_peft_model
 
+from opsd_train import scoring
 from opsd_train.divergence import Divergence
 from opsd_train.head import head_of
 from opsd_train.loss import Method, chunked_loss
@@ -61,6 +62,16 @@ MODELS = {
 @pytest.fixture(scope="module", params=MODELS)
 def model(request):
     return tiny(request.param.split("_")[0], **MODELS[request.param])
+
+
+def test_rows_of_one_pass_are_of_similar_length():
+    """Teacher, reference and base rows of the published shapes: 3 % padding, not 17 %; everything once."""
+    lengths = [1223] * 4 + [2223] * 4 + [2023] * 4
+    groups = list(scoring._groups(lengths, 16_384))
+    assert sorted(i for group in groups for i in group) == list(range(12))
+    assert sum(len(group) * lengths[group[0]] for group in groups) < 1.03 * sum(lengths)
+    assert len(list(scoring._groups(lengths, scoring.UNLIMITED))) == 1, "sharded processes must make the same passes"
+    assert len(list(scoring._groups([40] * 2 + [90] * 4, 16_384))) == 1, "a pass of few tokens is not worth splitting"
 
 
 @pytest.mark.parametrize("max_tokens", [1, 40, 10_000])
