@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,6 +16,7 @@ from opsd_eval.arithmetic.quick import Quick, read_plain
 from opsd_eval.arithmetic.retraction import is_taken_back
 from opsd_eval.arithmetic.runs import Run
 from opsd_eval.arithmetic.sides import Scanner
+from opsd_eval.arithmetic.spoken import read_spoken
 from opsd_eval.arithmetic.tokens import plain
 
 MAX_LINKS = 5000
@@ -86,6 +88,7 @@ def check(text: str, *, modulus: int | None = None) -> Report:
         if len(links) >= MAX_LINKS:
             complete = False
             break
+    links = _with_spoken(text, links)
     if modulus:
         links = [_modulo(link, modulus) for link in links]
     if any(link.verdict == INVALID for link in links):
@@ -94,6 +97,19 @@ def check(text: str, *, modulus: int | None = None) -> Report:
             for at, link in enumerate(links)
         ]
     return Report(tuple(links), complete)
+
+
+def _with_spoken(text: str, links: list[Link]) -> list[Link]:
+    """The links together with the operations told in words that no link overlaps, in order."""
+    found = []
+    signs = [link.at for link in links]
+    for s in read_spoken(text):
+        lhs, rhs = text[s.start : s.at], text[s.right_start : s.end]
+        near = links[bisect_left(signs, s.start - _REACH) : bisect_left(signs, s.end + _REACH)]
+        if not any(link.start < s.end and s.start < link.end for link in near):
+            verdict = VALID if s.holds else INVALID
+            found.append(Link(s.start, s.end, s.at, lhs, rhs, verdict, s.left, s.right, s.operators))
+    return sorted([*links, *found], key=lambda link: link.at) if found else links
 
 
 def _moved(link: Link, by: int) -> Link:

@@ -51,6 +51,7 @@ _DENIED_BEFORE = re.compile(
     r"|minus|plus|times|modulo|mod|percent)\b(?:\s+of)?(?:\s+the)?|\b(?:half|third|quarter|fifth|sixth|eighth|tenth"
     r"|thirds|quarters|fifths)\s+of|\b(?:add|adding|added|subtract|subtracting)\b[^.\n]{0,20}\b(?:to|from)"
     r"|\bmultipl\w+\b[^.\n]{0,20}\bby|\bdivid\w+\b[^.\n]{0,20}\bby"
+    r"|\b(?:sum|product|difference|total|average|mean) (?:of|between)\b[^.=\n]{0,30}\band"
     r"|\b(?:remainder|quotient) (?:when|of|if|from|after)\b[^.=\n]{0,30}))\s*[$(\\]{0,3}\s*$",
     re.IGNORECASE,
 )

@@ -17,6 +17,9 @@ QUIET = (
     "(\u22123)\u00b2 = 9 and \u22123\u00b2 = \u22129", "36 (12 \u00d7 3) + 16 (8 \u00d7 2) = 52", "12 (3 * 4) = 12",
     "sin \u03b8 = 3/5 so cos \u03b8 = 4/5", "The base is 12/4 and the height = 5.", "sin x = 3/5, tan x = 6/8 so cos x = 4/5",
     "8 AM + 5 hours = 1 PM", "3 pens + 2 pencils = 3(1.5) + 2(0.5) = 5.5", "4 of 5 is 80%.",
+    "If the sum of 3 and 4 is 8, stop.", "The sum of 2 and 3/4 is 2.75", "Dividing 17 by 5 gives 3 remainder 2.",
+    "Adding 30 minutes to 2 hours gives 150 minutes.", "Adding 20% to 50 gives 60.", "Twice 15 is 5 more than 25.",
+    "Adding 10 to 11 PM gives 9.", "Adding 2 and 3 and 4 gives 9.", "The sum of 3 and 4 times 2 is 11.",
     "12 -\n5*2 = 2", "60% (100% -\n 40% = 60%)", "\\begin{align*} x &= 3+4 \\\\ &\\quad + 5*2 = 17\\end{align*}",
 )  # fmt: skip
 
@@ -29,7 +32,10 @@ SHARP = (
     ("There are $\\binom{6}{2} = \\frac{6!}{2!4!} = 18$ ways.", "6!"), ("3/8 = 0.375 = 38.5%", "0.375"),
     ("\\sqrt{2} \\approx 1.514", "sqrt"), ("5 (from Tom) + 7 (from Ann) = 13", "5 (from Tom)"),
     ("We compute 17^2 mod 10. 17^2 = 296, and 289 mod 10 = 9.", "17^2"), ("10 - 8 = 3 left over", "10 - 8"),
-    ("2x5 + 3x4 = 24", "2x5"), ("5 apples + 3 oranges = 9 fruits", "5 apples"),
+    ("Adding 15 apples to 27 apples gives 43 apples.", "Adding"), ("The sum of 15 and 27 is 43.", "sum of"),
+    ("Subtracting 7 from 15 leaves 9.", "Subtracting"), ("Multiplying 6 by 7 gives 43.", "Multiplying"),
+    ("Dividing 42 by 6 gives 8.5.", "Dividing"), ("A third of 27 is 8.", "third"), ("Twice 15 is 31.", "Twice"),
+    ("The difference between 7 and 15 is 9.", "difference"), ("2x5 + 3x4 = 24", "2x5"), ("5 apples + 3 oranges = 9 fruits", "5 apples"),
 )  # fmt: skip
 
 
