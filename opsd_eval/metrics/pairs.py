@@ -65,7 +65,8 @@ def crossover_k(counts: np.ndarray) -> float:
     ``counts``: one row (n_base, c_base, n_other, c_other) a problem. Equation: min{k : pass@j(base) > pass@j(other)
     for all k ≤ j ≤ n}, n the smallest number of draws on either side; infinite when base is not above at n, so that
     an interval [16, ∞] reads "at 16 or never seen". Higher is better (1: base is better throughout). Failure modes:
-    differences near 0 flip it; look at the curves. Source: arXiv 2504.13837. Differs: interval by bootstrap.
+    differences near 0 flip it; look at the curves. Source: arXiv 2504.13837. Differs: interval by bootstrap (coverage
+    .947 at N = 30; 1.0 at N = 500, where it is wide because k is a whole number).
     """
     counts = np.asarray(counts, dtype=int)
     counts = counts[(counts[:, 0] > 0) & (counts[:, 2] > 0)] if len(counts) else counts
