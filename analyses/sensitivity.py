@@ -37,13 +37,15 @@ def rows(study: Study, block: str) -> Iterator[dict[str, Any]]:
     """Every arm of a block against base, and the main block's arm of the same target where it has the same seeds."""
     import pandas as pd
 
-    plan = study.config.block(block)
+    plan, tried = study.config.block(block), study.select([block])
+    worlds = set(tried.loc[tried["arm"] != BASE, "world"])
     own = study.select([OWN])
-    own = own[own["world"].isin(plan.worlds) & (own["train_seed"].isna() | own["train_seed"].isin(plan.train_seeds))]
+    own = own[own["world"].isin(list(worlds)) & (own["train_seed"].isna() | own["train_seed"].isin(plan.train_seeds))]
     targets = {arm.partition("_")[0] for arm in plan.arms}
-    values = pd.concat([study.select([block]), own[own["arm"].isin(targets)]], ignore_index=True)
+    values = pd.concat([tried, own[own["arm"].isin(targets)]], ignore_index=True)
     values = values[values["metric"].isin(METRICS) & values["split"].isin(plan.splits or study.config.splits)]
     log = pd.concat([study.training([block]), study.training([OWN])], ignore_index=True)
+    log = log[log["train_seed"].isin(plan.train_seeds)] if len(log) else log
     for arm in sorted(targets) + list(plan.arms):
         table = contrasts_of(values, arm, BASE, level=study.config.level)
         for row in table.to_dict("records"):

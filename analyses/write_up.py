@@ -316,7 +316,7 @@ def sensitivity(frame: Frame) -> str:
         for found in part.to_dict("records"):
             row[f"`{found['metric']}` − base"] = interval(found, "difference", "low", "high", sign=True)
             row["KL at the end"] = interval(found, "kl_at_end", "kl_low", "kl_high", digits=4)
-            row["bases (problems)"] = f"{found['base_seeds']} ({found['n_problems']})"
+            row.setdefault("bases, problems (dropped)", f"{found['base_seeds']}, {used(found)}")  # of accuracy
         rows.append(row)
     return markdown(rows)
 
