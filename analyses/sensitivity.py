@@ -44,7 +44,7 @@ def rows(study: Study, block: str) -> Iterator[dict[str, Any]]:
     targets = {arm.partition("_")[0] for arm in plan.arms}
     values = pd.concat([tried, own[own["arm"].isin(targets)]], ignore_index=True)
     values = values[values["metric"].isin(METRICS) & values["split"].isin(plan.splits or study.config.splits)]
-    log = pd.concat([study.training([block]), study.training([OWN])], ignore_index=True)
+    log: Frame = pd.concat([study.training([block]), study.training([OWN])], ignore_index=True)
     log = log[log["train_seed"].isin(plan.train_seeds)] if len(log) else log
     for arm in sorted(targets) + list(plan.arms):
         table = contrasts_of(values, arm, BASE, level=study.config.level)
