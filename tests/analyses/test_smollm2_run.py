@@ -32,7 +32,7 @@ def test_the_plot_is_written(settings):
 
 def test_what_is_done_is_not_done_again(settings):
     (settings.out / "speed.json").write_text('{"requests": 3}')
-    assert smollm2_run.evaluate(settings) == {"requests": 3}  # no model is there to load
+    assert smollm2_run.speed(settings) == {"requests": 3}  # no model is there to load
     results = settings.out / "harness" / "purified" / "model"
     results.mkdir(parents=True)
     (results / "results_1.json").write_text(json.dumps({"results": {"opsd_rg_chain_sum": {"avg@8,all_draws": 0.5}}}))
