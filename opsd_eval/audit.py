@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from opsd_eval.visible import visible
+
 LEVELS = ("error", "warning", "info")
 
 
@@ -74,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(dumps({"rows": [asdict(f) for f in findings]}))
     else:
-        print(as_text(findings, [str(s) for s in args.sets]))
+        print(visible(as_text(findings, [str(s) for s in args.sets])))
     return int(any(f.level == "error" for f in findings))
 
 

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from opsd_eval.interrupts import Terminated, terminable
+from opsd_eval.visible import visible
 
 #: verb → (module with add_arguments(parser) and run(args) -> exit code, what it does, examples and what comes of them).
 VERBS = {
@@ -106,7 +107,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             args = build_parser(verb if verb in VERBS else None).parse_args(arguments)
             return importlib.import_module(VERBS[args.verb][0]).run(args)
     except ValueError as error:
-        print(f"opsd-eval: {error}", file=sys.stderr)
+        print(f"opsd-eval: {visible(str(error))}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # the reader of our output has left, for instance `| head`
         sys.stderr.close()

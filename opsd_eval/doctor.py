@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from opsd_eval.visible import visible
+
 LEVELS = ("error", "warning", "info")
 
 
@@ -61,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(dumps({"rows": [asdict(p) for p in pitfalls]}))
     elif pitfalls:
-        print("\n".join(map(str, pitfalls)))
+        print(visible("\n".join(map(str, pitfalls))))
     else:
         print("no known pitfall found (this is no promise: look at a few samples, then run `opsd-eval audit`)")
     return int(any(p.level == "error" for p in pitfalls))

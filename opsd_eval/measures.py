@@ -25,6 +25,7 @@ from opsd_eval.metrics.markers import counts_words
 from opsd_eval.records import Problem, Sample, read_json, read_problems, write_json, write_text
 from opsd_eval.sample_index import SampleIndex, read_block, read_probes
 from opsd_eval.spreadsheet import inert, original
+from opsd_eval.visible import encodable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,7 +50,8 @@ class Measures:
         """One row a problem: problem_id, cluster, n, one column a metric."""
         import pandas as pd
 
-        head = {"problem_id": self.problem_ids, "cluster": self.clusters, "n": self.n}
+        ids = [encodable(i) for i in self.problem_ids]
+        head = {"problem_id": ids, "cluster": [c and encodable(c) for c in self.clusters], "n": self.n}
         return pd.DataFrame({**head, **self.values})
 
     def scores(self, metric: str) -> dict[str, float]:

@@ -14,6 +14,7 @@ from opsd_eval.records import OUTCOMES, Sample, read_problems, write_text
 from opsd_eval.report_data import ReportData
 from opsd_eval.sample_index import SampleIndex, read_block
 from opsd_eval.tables import SetInfo
+from opsd_eval.visible import visible
 
 PROBLEMS_A_PLACE = 16
 DRAWS_SHOWN = 2
@@ -68,20 +69,6 @@ def _draws(folder: Path, wanted: set[str]) -> dict[str, Sequence[Sample]]:
 def outcome_of(sample: Sample) -> str:
     """The sample's outcome, or ``ungraded`` for anything that is not one of the six."""
     return sample.outcome if sample.outcome in OUTCOMES else UNGRADED
-
-
-def visible(text: str | None) -> str:
-    """Text in which control characters are pictures (U+2400 block), so that none of them does anything."""
-    if text is None:
-        return "(no text)"
-    return "".join(_picture(c) for c in text)
-
-
-def _picture(c: str) -> str:
-    code = ord(c)
-    if code < 32 and c not in "\n\t":
-        return chr(0x2400 + code)
-    return "�" if code == 127 or 0x80 <= code < 0xA0 or 0xD800 <= code < 0xE000 else c
 
 
 def shorten(text: str | None) -> str:

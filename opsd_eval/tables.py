@@ -17,6 +17,7 @@ from typing import Any, TypeAlias
 from opsd_eval.measures import read_measures
 from opsd_eval.records import read_json, read_jsonl, read_run, write_text
 from opsd_eval.spreadsheet import inert
+from opsd_eval.visible import encodable
 
 BASE = "base"
 Frame: TypeAlias = Any  # a pandas DataFrame; its published types are too wide to check against
@@ -194,8 +195,8 @@ def outcome_shares(sets: Iterable[SetInfo]) -> Frame:
 
     rows = []
     for s in sets:
-        graded: Frame = pd.DataFrame([(r["problem_id"], r["outcome"]) for r in read_jsonl(s.path / "grades.jsonl")],
-                              columns=["problem_id", "outcome"])
+        found = [(encodable(r["problem_id"]), r["outcome"]) for r in read_jsonl(s.path / "grades.jsonl")]
+        graded: Frame = pd.DataFrame(found, columns=["problem_id", "outcome"])
         known = graded.dropna(subset=["outcome"])
         shares: Frame = pd.crosstab(known["problem_id"], known["outcome"], normalize="index")
         rows += [{**s.columns(), "outcome": name, "share": float(shares[name].mean()), "n_problems": len(shares),

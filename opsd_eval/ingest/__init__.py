@@ -15,6 +15,7 @@ from opsd_eval.ingest import generic, inspect_ai, jsonl_lists, lighteval, lm_eva
 from opsd_eval.ingest.base import MALFORMED, Format, IngestLog
 from opsd_eval.ingest.writer import IngestReport, discard, write_set
 from opsd_eval.names import lookup
+from opsd_eval.visible import visible
 
 FORMATS: dict[str, Format] = {
     form.name: form
@@ -85,5 +86,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run ``opsd-eval ingest``; the exit code is 0 also when malformed entries were left out (they are listed)."""
     report = ingest(args.path, args.out, form=args.format, task=args.task, strict=args.strict)
-    print(report, file=sys.stderr)
+    print(visible(str(report)), file=sys.stderr)
     return 0
