@@ -88,8 +88,10 @@ def whole_folder(final: Path, manifest: Mapping[str, Any]) -> Iterator[Path]:
             shutil.rmtree(final)
         temporary.rename(final)
         _sync(final.parent)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
+        if type(error).__name__ == "SafetensorError":  # its only way to say that the disk is full
+            raise OSError(f"{final} could not be written: {error}") from error
         raise
 
 

@@ -162,7 +162,11 @@ class TrainConfig:
 
 
 # Fields that may differ between a run and its resumption: no number depends on them.
-FREE_FIELDS = ("run.name", "run.trackers", "run.checkpoint_every", "model.unverified", "data.unverified")
+# The health limits end a run and change no step of it: who was stopped may go on with others.
+FREE_FIELDS = (
+    "run.name", "run.trackers", "run.checkpoint_every", "model.unverified", "data.unverified",
+    "run.max_loss", "run.min_entropy", "run.max_loop_share", "run.patience",
+)  # fmt: skip
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "model.tuning": ("lora", "full"),

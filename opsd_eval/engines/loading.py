@@ -76,8 +76,8 @@ def cached_revision(path: str | Path) -> str | None:
 def check_adapter(adapter: str | Path, base: str | Path) -> None:
     """Refuse an adapter that was trained on another base.
 
-    A ``base.json`` with ``sha256`` beside the adapter decides; without one, the last part of the base's name that
-    peft recorded must be the last part of the base's path.
+    A ``base.json`` with ``sha256`` beside the adapter decides; without one, the tokenizers beside both must have one
+    vocabulary, and the last part of the base's name that peft recorded must be the last part of the base's path.
     """
     folder = Path(adapter)
     if missing := [n for n in ("adapter_config.json", "adapter_model.safetensors") if not (folder / n).is_file()]:
@@ -91,12 +91,28 @@ def check_adapter(adapter: str | Path, base: str | Path) -> None:
                 f"has {found[:12]}…; pass the base that the adapter belongs to"
             )
         return
+    if (mine := _vocabulary(folder)) and (theirs := _vocabulary(Path(base))) and mine != theirs:
+        raise ValueError(
+            f"adapter {folder} was trained with a vocabulary of {len(mine)} entries that is not the one of {base} "
+            f"({len(theirs)} entries); pass the base that the adapter belongs to"
+        )
     recorded = str(read_json(folder / "adapter_config.json").get("base_model_name_or_path") or "")
     if recorded and Path(recorded).name.lower() != Path(base).name.lower():
         raise ValueError(
             f"adapter {folder} was trained on {recorded!r}, not on {str(base)!r}; pass that base, or correct "
             "base_model_name_or_path in its adapter_config.json if this is the same model under another name"
         )
+
+
+def _vocabulary(folder: Path) -> dict[str, int]:
+    """Token → id as ``tokenizer.json`` has it; empty where there is none to read."""
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        return {}
+    stored = read_json(path)
+    words = stored.get("model", {}).get("vocab") if isinstance(stored, dict) else None
+    added = {token["content"]: token["id"] for token in stored.get("added_tokens") or ()} if words else {}
+    return {**words, **added} if isinstance(words, dict) else {}
 
 
 def _with_adapter(model: Any, adapter: str | Path, base: str | Path) -> Any:

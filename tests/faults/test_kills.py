@@ -8,13 +8,6 @@ import pytest
 
 from tests.faults.rounds import kill_rounds
 from tests.faults.scenarios import SCENARIOS
-from tests.faults.warm import Warm
-
-
-@pytest.fixture(scope="module")
-def warm():
-    with Warm() as server:
-        yield server
 
 
 @pytest.mark.parametrize("name", SCENARIOS)

@@ -10,6 +10,7 @@ import contextlib
 import importlib
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -44,9 +45,16 @@ class Warm:
             raise RuntimeError("the process that forks commands has ended")
         return int(line)
 
-    def start(self, module: str, argv: Sequence[object], *, log: Path, watch: Path, die_at: int | None = None) -> int:
-        """Run ``module.main(argv)`` in a fork; returns its process id. ``die_at`` 0 only counts (into ``log``.n)."""
-        row = {"module": module, "argv": [*map(str, argv)], "log": str(log), "watch": str(watch), "die_at": die_at}
+    def start(
+        self, module: str, argv: Sequence[object], *, log: Path, watch: Path, die_at: int | None = None,
+        largest_file: int | None = None,
+    ) -> int:  # fmt: skip
+        """Run ``module.main(argv)`` in a fork; returns its process id.
+
+        ``die_at`` 0 only counts (into ``log``.n). ``largest_file``: no file may grow beyond so many bytes.
+        """
+        row = {"module": module, "argv": [*map(str, argv)], "log": str(log), "watch": str(watch), "die_at": die_at,
+               "largest_file": largest_file}  # fmt: skip
         assert self.server.stdin is not None
         self.server.stdin.write(json.dumps(row) + "\n")
         self.server.stdin.flush()
@@ -118,6 +126,8 @@ def _child(row: dict) -> int:
     for number, fd in ((0, nothing), (1, handle), (2, handle)):
         os.dup2(fd, number)
     sys.argv = [row["module"], *row["argv"]]
+    if row["largest_file"] is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (row["largest_file"], row["largest_file"]))
     if row["die_at"] is not None:
         _count_changes(row["watch"], row["die_at"], Path(row["log"]))
     try:

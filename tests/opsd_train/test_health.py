@@ -1,0 +1,111 @@
+"""Numbers that go wrong: steps without a token, loops, a loss that explodes, vocabularies that do not match."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+
+from opsd_train import checkpoint, trainer
+from opsd_train.config import apply_overrides
+from opsd_train.stopping import Unhealthy
+from opsd_train.trainer import train
+from tests.opsd_train.conftest import log_rows
+
+
+def with_(config, text):
+    return apply_overrides(config, text.split())
+
+
+def sampler_that(monkeypatch, change):
+    """Let every rollout be changed before it is trained on."""
+    make = trainer.make_sampler
+
+    def patched(config, policy, out):
+        sampler = make(config, policy, out)
+        draw = sampler.sample
+        sampler.sample = lambda rows, prompts, **options: [change(r) for r in draw(rows, prompts, **options)]
+        return sampler
+
+    monkeypatch.setattr(trainer, "make_sampler", patched)
+
+
+def test_steps_without_a_single_token_are_zero_and_move_nothing(config, tmp_path, monkeypatch):
+    sampler_that(monkeypatch, lambda rollout: replace(rollout, completion_ids=(), text="", logp=None))
+    train(with_(config, "--optim.steps 2"), tmp_path)
+    rows = log_rows(tmp_path)
+    assert [row["n_tokens"] for row in rows] == [0, 0] and [row["loss"] for row in rows] == [0.0, 0.0]
+    assert all(row["entropy"] is None and row["grad_norm"] == 0 for row in rows)
+    saved = checkpoint.checkpoint_path(tmp_path, 2) / "model.safetensors"
+    from safetensors.torch import load_file
+    from transformers import AutoModelForCausalLM
+
+    before = AutoModelForCausalLM.from_pretrained(config.model.path).state_dict()
+    assert all(torch.equal(before[name], value) for name, value in load_file(saved).items())
+
+
+def test_one_empty_completion_among_others_changes_no_other(config, tmp_path, monkeypatch):
+    sampler_that(monkeypatch, lambda r: replace(r, completion_ids=(), text="") if r.problem_id.endswith("1") else r)
+    train(with_(config, "--optim.steps 2"), tmp_path)
+    assert all(math.isfinite(row["loss"]) and math.isfinite(row["grad_norm"]) for row in log_rows(tmp_path))
+
+
+def test_loops_above_the_limit_stop_the_run_which_may_go_on_with_another_limit(config, tmp_path, monkeypatch):
+    sampler_that(monkeypatch, lambda rollout: replace(rollout, text="and again, and again, " * 60))
+    bad = with_(config, "--run.max_loop_share 0.5 --run.patience 2")
+    with pytest.raises(Unhealthy, match=r"step 2: loop_rate 1 is above max_loop_share \(0.5\) for 2 steps in a row"):
+        train(bad, tmp_path)
+    assert checkpoint.checkpoint_steps(tmp_path) == [2]
+    monkeypatch.undo()
+    train(with_(bad, "--run.max_loop_share 0"), tmp_path, resume=True)
+    assert [row["step"] for row in log_rows(tmp_path)] == [1, 2, 3, 4]
+
+
+def test_a_loss_that_explodes_stops_the_run(config, tmp_path):
+    wild = with_(config, "--method.divergence forward_kl --optim.lr 30 --optim.max_grad_norm 0 --optim.steps 40")
+    with pytest.raises(Unhealthy, match=r"loss .* is above max_loss \(3\) for 2 steps|not finite on problems"):
+        train(with_(wild, "--run.max_loss 3 --run.patience 2"), tmp_path)
+    rows = log_rows(tmp_path)
+    assert len(rows) < 40 and checkpoint.newest_whole(tmp_path) == checkpoint.checkpoint_path(tmp_path, len(rows))
+
+
+def test_an_overflow_stops_before_the_update_and_names_problems(config, tmp_path, monkeypatch):
+    real = trainer.student_loss
+
+    def overflowing(*args, **kwargs):
+        compute = real(*args, **kwargs)
+
+        def wrapped(model):
+            loss, stats = compute(model)
+            bad = {**stats, "loss": torch.full_like(stats["loss"], math.inf)} if "loss" in stats else stats
+            return loss * math.inf, bad
+
+        return wrapped
+
+    train(with_(config, "--optim.steps 2"), tmp_path)
+    monkeypatch.setattr(trainer, "student_loss", overflowing)
+    with pytest.raises(Unhealthy, match=r"step 1: the loss is not finite on problems hunch"):
+        train(config, tmp_path / "other")
+    assert checkpoint.checkpoint_steps(tmp_path / "other") == [0]
+
+
+def test_an_adapter_of_another_vocabulary_is_refused_even_without_its_record(config, tmp_path):
+    from opsd_eval.engines.loading import load_model
+
+    train(with_(config, "--model.tuning lora --model.lora_rank 4 --optim.steps 2"), tmp_path / "run")
+    folder, base = checkpoint.checkpoint_path(tmp_path / "run", 2), tmp_path / "elsewhere" / "base"
+    (folder / "base.json").unlink()
+    shutil.copytree(config.model.path, base)
+    described = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps({**described, "base_model_name_or_path": "x/base"}))
+    load_model(base, adapter=folder)  # same vocabulary, same name
+    words = json.loads((base / "tokenizer.json").read_text())
+    first, second = list(words["model"]["vocab"])[20:22]
+    words["model"]["vocab"] |= {first: words["model"]["vocab"][second], second: words["model"]["vocab"][first]}
+    (base / "tokenizer.json").write_text(json.dumps(words))
+    with pytest.raises(ValueError, match="vocabulary"):
+        load_model(base, adapter=folder)
