@@ -13,7 +13,7 @@ export OMP_NUM_THREADS ?= 1
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help install install-real demo demo-full study-small study test test-slow test-real real-run bench lint clean
+.PHONY: help install install-real demo demo-full study-small study test test-slow test-faults test-real real-run bench lint clean
 .DEFAULT_GOAL := help
 
 help:  ## Say what each target does
@@ -55,6 +55,10 @@ test: $(VENV)/.installed  ## Tests that need nothing but the environment
 
 test-slow: $(VENV)/.installed  ## Simulations behind the intervals (coverage, false-positive rate)
 	$(PY) -m pytest -n $(JOBS) -m slow
+
+test-faults: $(VENV)/.installed  ## Kill everything at 50 random moments each; 10,000 hostile texts
+	$(PY) -m tests.faults
+	OPSD_CASES=10000 $(PY) -m pytest -q tests/faults/test_hostile_text.py
 
 test-real: $(VENV)/.installed-real  ## Real SmolLM2, vLLM, lm-eval, MiniLM, two processes, a browser
 	$(PY) -m pytest -m real

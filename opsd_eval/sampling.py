@@ -9,6 +9,7 @@ stay in it, and ``token_ids`` holds every generated id, the stop token included.
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -35,6 +36,7 @@ from opsd_eval.records import (
     write_problems,
     write_run,
 )
+from opsd_eval.secrets import REMOTE_CODE
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -216,6 +218,8 @@ def run(args: argparse.Namespace) -> int:
     from opsd_eval.engines import load_engine
     from opsd_eval.engines.loading import cached_revision
 
+    if args.trust_remote_code:
+        print(f"opsd-eval sample: {REMOTE_CODE}", file=sys.stderr)
     preset = PRESETS[args.preset]
     values = {key: default if getattr(args, key) is None else getattr(args, key) for key, default in preset.items()}
     thinking = {"on": True, "off": False}.get(values["thinking"], values["thinking"])

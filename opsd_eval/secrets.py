@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 REMOVED = "[removed]"
+REMOTE_CODE = "remote code is on: Python files that come with the model run with all your rights and see all your keys"
 _NAMES = r"api[_-]?key|secret|passw|credential|authorization|access[_-]?key|private[_-]?key|" \
          r"(?:access|auth|hf|hub|api|bearer|session)[_-]?token"  # fmt: skip
 _SECRET = re.compile(rf"{_NAMES}|^token$", re.IGNORECASE)

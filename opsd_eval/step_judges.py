@@ -67,7 +67,7 @@ class RewardModel:
 
         self.name = f"reward-model:{Path(self.path).name}"
         self.tokenizer = AutoTokenizer.from_pretrained(self.path)
-        self.model = AutoModelForCausalLM.from_pretrained(self.path).eval()
+        self.model = AutoModelForCausalLM.from_pretrained(self.path, use_safetensors=True).eval()
         self.ids = {text: self._single_id(text) for text in (self.tag, self.good, self.bad)}
 
     def _single_id(self, text: str) -> int:

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from opsd_eval.secrets import REMOTE_CODE
+
 if TYPE_CHECKING:
     from opsd_eval.records import Problem
     from opsd_train.config import TrainConfig
@@ -128,6 +130,8 @@ def _run(args: argparse.Namespace, overrides: list[str]) -> int:
     for what, note in (("model", config.model.unverified), ("data", config.data.unverified)):
         if note:
             print(f"opsd-train: {what}: {note}", file=sys.stderr)
+    if config.model.trust_remote_code:
+        print(f"opsd-train: {REMOTE_CODE}", file=sys.stderr)
     from accelerate import PartialState
 
     from opsd_train.stopping import Interrupted, Unhealthy

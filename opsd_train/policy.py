@@ -200,7 +200,7 @@ def load_policy(
     with _explained(config):
         model = AutoModelForCausalLM.from_pretrained(
             resolve_path(config.path), revision=config.revision, trust_remote_code=config.trust_remote_code,
-            dtype=getattr(torch, config.dtype), attn_implementation=config.attention,
+            dtype=getattr(torch, config.dtype), attn_implementation=config.attention, use_safetensors=True,
         )  # fmt: skip
     model.to(device)
     verify_model(model)

@@ -55,7 +55,9 @@ def load_model(
     if adapter is not None:
         check_adapter(adapter, path)
     try:
-        model = AutoModelForCausalLM.from_pretrained(str(path), dtype=dtype, trust_remote_code=trust_remote_code)
+        model = AutoModelForCausalLM.from_pretrained(
+            str(path), dtype=dtype, trust_remote_code=trust_remote_code, use_safetensors=True
+        )
     except OSError as error:
         raise _not_found(path, "config.json, model.safetensors", error) from error
     if adapter is not None:

@@ -1,0 +1,98 @@
+"""Files from elsewhere: archives, weights, YAML. Nothing of them is run, and nothing is written outside the run folder."""
+
+from __future__ import annotations
+
+import ast
+import shutil
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from opsd_eval.ingest import ingest
+
+ROOT = Path(__file__).parents[2]
+FILES = [p for folder in ("opsd_eval", "opsd_train", "analyses", "benchmarks") for p in (ROOT / folder).rglob("*.py")]
+UNSAFE_MODULES = {"pickle", "cPickle", "dill", "joblib", "shelve", "marshal", "cloudpickle"}
+UNSAFE_CALLS = {("torch", "load"), ("yaml", "unsafe_load"), ("yaml", "full_load"), ("os", "system"), ("os", "popen"),
+                ("zipfile", "extractall"), ("tarfile", "open"), ("shutil", "unpack_archive")}  # fmt: skip
+
+
+def everything(folder):
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize("member", ["../../evil.json", "/tmp/opsd-evil.json", "samples/../../../evil.json", "..\\evil"])
+def test_an_archive_writes_nowhere_but_into_the_set(tmp_path, member):
+    home = tmp_path / "home" / "deep"
+    home.mkdir(parents=True)
+    shutil.copy(ROOT / "tests/fixtures/ingest/inspect/tiny_sums.eval", home / "log.eval")
+    with zipfile.ZipFile(home / "log.eval", "a") as archive:
+        archive.writestr(member, '{"id": "../../evil", "epoch": 1}')
+    before = everything(tmp_path)
+    ingest(home / "log.eval", home / "set")
+    after = everything(tmp_path)
+    new = set(after) - set(before)
+    assert new and all(name.startswith("home/deep/set/") for name in new)
+    assert {name: after[name] for name in before} == before and not Path("/tmp/opsd-evil.json").exists()
+
+
+@pytest.mark.parametrize("name", ["../../evil", "/etc/evil", "a/../../b", "C:\\evil", "\x00", "~/evil"])
+def test_names_in_a_log_are_never_paths(tmp_path, name):
+    import json
+
+    from opsd_eval.cli import main
+
+    home = tmp_path / "home" / "deep"
+    home.mkdir(parents=True)
+    rows = [{"problem_id": name, "question": "3 + 4?", "answer": "7", "text": "\\boxed{7}", "draw": d, "benchmark": name,
+             "split": name} for d in range(2)]  # fmt: skip
+    (home / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert main(["ingest", str(home / "log.jsonl"), "--out", str(home / "set"), "--format", "generic"]) == 0
+    for verb in ("grade", "measure"):
+        assert main([verb, str(home / "set")]) == 0
+    new = [p for p in everything(tmp_path) if not p.startswith("home/deep/set/")]
+    assert new == ["home/deep/log.jsonl"]
+
+
+def test_weights_as_pickle_are_not_loaded(tmp_path):
+    import torch
+    from engine_fixtures import byte_tokenizer, tiny_model
+
+    from opsd_eval.engines.loading import load_model
+    from opsd_train.config import MethodConfig, ModelConfig
+    from opsd_train.policy import load_policy
+
+    model = tiny_model()
+    model.save_pretrained(tmp_path)
+    byte_tokenizer().save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
+    with pytest.raises(ValueError, match=r"lacks model\.safetensors"):
+        load_model(tmp_path)
+    with pytest.raises(ValueError, match="cannot load"):
+        load_policy(ModelConfig(path=str(tmp_path)), MethodConfig(), byte_tokenizer(), seed=0)
+
+
+def test_no_file_of_ours_unpickles_evaluates_or_extracts():
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                names = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module or ""]
+                assert not UNSAFE_MODULES & {name.split(".")[0] for name in names}, path
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                owner = node.func.value.id if isinstance(node.func.value, ast.Name) else ""
+                assert (owner, node.func.attr) not in UNSAFE_CALLS, f"{path}:{node.lineno}"
+                assert node.func.attr not in ("extractall", "extract"), f"{path}:{node.lineno}"
+                if (owner, node.func.attr) == ("yaml", "load"):
+                    assert any(k.arg == "Loader" for k in node.keywords), f"{path}:{node.lineno}"
+
+
+def test_yaml_of_the_doctor_runs_nothing(tmp_path):
+    from opsd_eval.cli import main
+
+    marker = tmp_path / "ran"
+    task = tmp_path / "task.yaml"
+    task.write_text(f"task: !!python/object/apply:os.system ['touch {marker}']\nx: !function evil.py:run\n")
+    main(["doctor", str(task)])
+    assert not marker.exists()
