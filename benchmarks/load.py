@@ -71,8 +71,8 @@ def measure_load(folder: Path, *, samples: int, runs: int) -> list[dict[str, Any
                 }[verb]  # fmt: skip
                 total = add(total, timed(*arguments))
             rows.append({"round": turn, "verb": verb, "samples": samples, "runs": runs, **total})
-            print(f"{turn:6} {verb:8} {samples:>9,} samples in {runs} runs: {total['seconds']:8.1f} s, "
-                  f"{total['cpu_seconds']:8.1f} s of processor, peak {total['peak_mib']:.0f} MiB", flush=True)  # fmt: skip
+            took = "{seconds:.1f} s, {cpu_seconds:.1f} s of processor, peak {peak_mib:.0f} MiB".format(**total)
+            print(f"{turn:6} {verb:8} {samples:>9,} samples in {runs} runs: {took}", flush=True)
     return rows
 
 
