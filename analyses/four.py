@@ -9,7 +9,7 @@ from typing import Any
 
 from opsd_eval.records import Problem
 
-FROZEN = ("teacher", "reference", "base")
+FROZEN: tuple[str, ...] = ("teacher", "reference", "base")
 
 
 @dataclass(frozen=True)
