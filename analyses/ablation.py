@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from analyses import stages
-from analyses.ablation_config import FREE_KEYS, AblationConfig, available, load_config
+from analyses.ablation_config import FREE_KEYS, AblationConfig, available, load_config, parse_config
 from analyses.jobs import Job, JobFailed, run_jobs, usable_cores
 from opsd_eval import report, report_data, scorecard, scorecard_text
 from opsd_eval.locks import locked
@@ -214,6 +214,15 @@ def gather(config: AblationConfig, values: Mapping[str, Any], study: Path) -> re
         "built_in": about, "resolved_training": resolved,
     }  # fmt: skip
     return report_data.from_study(study, settings, config=shown, about=about, report_step=config.reported_step)
+
+
+def read_study(study: Path | str) -> report_data.ReportData:
+    """Scorecard and tables of a study that has run, from the config in its folder."""
+    path = Path(study) / "config.json"
+    if not path.exists():
+        raise ValueError(f"{study} holds no finished study (no config.json); make one: python -m analyses.ablation")
+    values = read_json(path)
+    return gather(parse_config(values, str(path)), values, Path(study))
 
 
 def run(config: AblationConfig, values: Mapping[str, Any], *, runs: Path, n_jobs: int) -> Path:
