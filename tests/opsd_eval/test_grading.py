@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 
 import pytest
@@ -13,6 +14,7 @@ from opsd_eval import grading
 from opsd_eval.answers import canonical_answer, compare_exactly, extract_boxed, extract_relaxed, extract_strict
 from opsd_eval.grading import answers_equal, grade_sample, grade_set, grade_text
 from opsd_eval.grading_worker import AlgebraJudge, is_too_large
+from opsd_eval.locks import locked
 from opsd_eval.metrics.loops import loop_onset, tail_period
 from opsd_eval.records import Problem, Sample, append_samples, new_run_record, read_jsonl, write_problems, write_run
 
@@ -262,7 +264,7 @@ def test_malformed_lines_are_named(small_set, line, reason):
 
 
 def test_two_gradings_of_one_set_at_once_are_refused(small_set):
-    with grading._only_one(small_set), pytest.raises(ValueError, match="another process"):
+    with locked(small_set, "held", name=".grading.lock"), pytest.raises(ValueError, match=f"process {os.getpid()}"):
         grade_set(small_set)
 
 

@@ -11,7 +11,7 @@ from opsd_eval.testbed.rates import corpus_rates, sampled_rates
 
 BASES = testbed.shipped_bases()
 # Where bases are known to differ from their corpus (the testbed's README says so); they are held to that difference.
-KNOWN_GAPS = {("slips", "p_wait_given_mismatch"): -0.24}
+KNOWN_GAPS = {("slips", "p_wait_given_mismatch"): -0.21}
 SPLITS = ("id", "longer", "larger", "heldout_mix")
 
 
@@ -46,7 +46,8 @@ def test_base_is_small_stock_and_recorded(world, seed):
 @pytest.mark.parametrize(("world", "seed"), [b for b in BASES if b[0] != "hunch_r100"])
 def test_base_keeps_its_corpus(world, seed):
     model, tokenizer = load(testbed.base_path(world, seed))
-    got = sampled_rates(model, tokenizer, world, n=150, draws=2, seed=5)
+    n = 400 if world == "slips" else 150  # a check that disagrees is rare there
+    got = sampled_rates(model, tokenizer, world, n=n, draws=2, seed=5)
     corpus = corpus_rates(world, role="student", n=2000)
     for name, tolerance in (("p_check", 0.08), ("p_wait_given_mismatch", 0.1)):
         assert got[name] == pytest.approx(corpus[name] + KNOWN_GAPS.get((world, name), 0.0), abs=tolerance), name
