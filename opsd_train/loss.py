@@ -251,7 +251,8 @@ def _rows(
     job.stats["clipped"][at] = result.clipped.float()
     job.stats["negative"][at] = (result.value < 0).float()
     if "kl_from_base" in job.stats:
-        cross = torch.linalg.vecdot(student_prob, logp["base"])
+        base_logp, _ = _exact_(logp["base"])  # normalised like the student's, so that equal distributions give 0
+        cross = torch.linalg.vecdot(student_prob, base_logp)
         job.stats["kl_from_base"][at] = (negative_entropy - cross).float()
 
 

@@ -368,3 +368,11 @@ def test_bad_input_says_what_to_do():
         Method("purifed")
     with pytest.raises(ValueError, match="do not belong together"):
         Head(weight, None, PADDED + 1)
+
+
+def test_a_student_equal_to_the_base_is_at_distance_0_on_a_large_vocabulary():
+    generator = torch.Generator().manual_seed(3)
+    same, weight = torch.randn((4, 8), generator=generator), torch.randn((100_000, 8), generator=generator)
+    hidden = dict.fromkeys(("student", "teacher", "reference", "base"), same)
+    stats = chunked_loss(hidden, Head(weight), method=Method("purified")).stats
+    assert stats["kl_from_base"].abs().max() < 1e-6
