@@ -88,13 +88,19 @@ def available() -> dict[str, Path]:
 def load_config(name: str) -> tuple[AblationConfig, dict[str, Any]]:
     """A committed config by name, or any YAML file by path: the config and the plain values it was read from."""
     path = Path(name) if name.endswith((".yaml", ".yml")) else lookup("ablation config", name, available())
+    values = read_settings(path)
+    return parse_config(values, str(path)), values
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file; a ``ValueError`` names the file that holds none."""
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError) as error:
         raise ValueError(f"{path}: {error}") from None
     if not isinstance(values, dict):
         raise ValueError(f"{path}: expected a mapping of settings")
-    return parse_config(values, str(path)), values
+    return values
 
 
 def parse_config(values: Mapping[str, Any], where: str = "config") -> AblationConfig:

@@ -13,8 +13,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from analyses.ablation_config import read_settings
 from opsd_eval.names import lookup, unknown_name
 
 CONFIGS = Path(__file__).parent / "configs" / "study"
@@ -113,12 +112,7 @@ def load_study(name: str) -> StudyConfig:
 
 
 def _values(path: Path) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise ValueError(f"{path}: {error}") from None
-    if not isinstance(values, dict):
-        raise ValueError(f"{path}: expected a mapping of settings")
+    values = read_settings(path)
     if "extends" not in values:
         return values
     parent = _values(lookup("study", values.pop("extends"), available()))
