@@ -16,6 +16,7 @@ from opsd_eval.figures_training import decomposition, distance, markers_over_tra
 from opsd_eval.plotstyle import INK, Room, empty, footnote, legend, new_figure
 from opsd_eval.records import OUTCOMES, write_text
 from opsd_eval.report_data import ReportData
+from opsd_eval.scorecard_text import GAP
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,6 +30,7 @@ MECHANISM = ("p_check", "accuracy_given_check", "step_accuracy", "p_wait_given_m
 MARKERS = ("marker_rate", "marker_rate_hedge", "marker_rate_interrupt", "marker_rate_branch", "marker_rate_verify",
            "marker_rate_uncertainty", "marker_concentration", "marker_productive_share")  # fmt: skip
 MAX_PANELS = 5
+MOST_FORESTS = 3
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,8 @@ class FigureSpec:
 
 def accuracy(data: ReportData) -> Figure | None:
     """Accuracy, majority vote and coverage per arm and split, with intervals and chance."""
-    return _strips(data, [m for p in ("avg@", "maj@", "pass@") if (m := _largest(data, p))])
+    votes = [found for prefix in ("maj@", "pass@") if (found := _largest(data, prefix))]
+    return _strips(data, list(dict.fromkeys([_largest(data, "avg@") or "pass@1", *votes])))
 
 
 def diversity(data: ReportData) -> Figure | None:
@@ -66,7 +69,14 @@ def markers(data: ReportData) -> Figure | None:
 
 
 def _largest(data: ReportData, prefix: str) -> str | None:
-    names = {r["metric"] for r in data.rows if r["metric"].startswith(prefix) and r["metric"][len(prefix) :].isdigit()}
+    """The member of a family with the largest k that every world and split has."""
+    rows = [r for r in data.rows if r["contrast"] == "level"]
+    measured: dict[str, set[tuple[str, str]]] = {}
+    for r in rows:
+        if r["metric"].startswith(prefix) and r["metric"][len(prefix) :].isdigit():
+            measured.setdefault(r["metric"], set()).add((r["world"], r["split"]))
+    everywhere = {(r["world"], r["split"]) for r in rows}
+    names = [name for name, places in measured.items() if places == everywhere]
     return max(names, key=lambda m: int(m[len(prefix) :]), default=None)
 
 
@@ -128,22 +138,21 @@ def pass_at_k(data: ReportData) -> Figure | None:
     ks = sorted({int(r["metric"][5:]) for r in data.rows if r["metric"][:5] == "pass@" and r["metric"][5:].isdigit()})
     if len(ks) < 2:
         return None
-    figure, axes = new_figure(len(data.worlds), len(data.splits), height=2.8, room=Room(title=0.3))
+    figure, panels = plotstyle.place_figure(data.worlds, data.splits, height=2.8, room=Room(title=0.3))
     colour, marker = plotstyle.colours(data.arms), plotstyle.markers(data.arms)
-    for at_world, world in enumerate(data.worlds):
-        for at_split, split in enumerate(data.splits):
-            panel = axes[at_world, at_split]
-            for arm in data.arms:
-                found = [(k, row) for k in ks if (row := data.level_row(world, split, arm, f"pass@{k}"))]
-                _curve(panel, found, color=colour[arm], marker=marker[arm], label=arm)
-            chance = [(k, r["chance"]) for k, r in found if r["chance"] is not None] if found else []
-            panel.plot([k for k, _ in chance], [c for _, c in chance], color=INK, linestyle=":", linewidth=1,
-                       label="chance")  # fmt: skip
-            panel.set(title=f"{world} · {split}", xlabel="k", ylim=(0, 1.02))
-            panel.set_xscale("log", base=2)
-            panel.set_xticks(ks, [str(k) for k in ks])
-    axes[0, 0].set_ylabel("pass@k")
-    legend(figure, axes[0, 0])
+    for (world, split), panel in panels.items():
+        for arm in data.arms:
+            found = [(k, row) for k in ks if (row := data.level_row(world, split, arm, f"pass@{k}"))]
+            _curve(panel, found, color=colour[arm], marker=marker[arm], label=arm)
+        chance = [(k, r["chance"]) for k, r in found if r["chance"] is not None] if found else []
+        panel.plot([k for k, _ in chance], [c for _, c in chance], color=INK, linestyle=":", linewidth=1,
+                   label="chance")  # fmt: skip
+        panel.set(title=f"{world} · {split}", xlabel="k", ylim=(0, 1.02))
+        panel.set_xscale("log", base=2)
+        panel.set_xticks(ks, [str(k) for k in ks])
+    first = next(iter(panels.values()))
+    first.set_ylabel("pass@k")
+    legend(figure, first)
     footnote(figure, _n_text(data))
     return figure
 
@@ -166,22 +175,21 @@ def outcomes(data: ReportData) -> Figure | None:
     names = {arm: plotstyle.short(arm) for arm in data.arms}
     labels = plotstyle.label_room(list(names.values()))
     room = Room(left=labels, gap=labels, title=0.3, below=0.32)
-    figure, axes = new_figure(len(data.worlds), len(data.splits), height=0.7 + 0.32 * len(data.arms), room=room)
-    for at_world, world in enumerate(data.worlds):
-        for at_split, split in enumerate(data.splits):
-            panel = axes[at_world, at_split]
-            present = [arm for arm in data.arms if (world, split, arm) in runs.index]
-            left = dict.fromkeys(present, 0.0)
-            for name in OUTCOMES:
-                cells = [(world, split, arm) for arm in present]
-                widths = [float(shares.get((*cell, name), 0.0)) / float(runs[cell]) for cell in cells]
-                panel.barh([names[arm] for arm in present], widths, left=list(left.values()), height=0.68,
-                           color=plotstyle.OUTCOME_COLOURS[name], label=name.replace("_", " "))  # fmt: skip
-                left = {a: left[a] + w for a, w in zip(present, widths, strict=True)}
-            panel.set(title=f"{world} · {split}", xlim=(0, 1))
-            panel.invert_yaxis()
-            panel.grid(axis="y", visible=False)
-    legend(figure, axes[0, 0])
+    height = 0.7 + 0.32 * len(data.arms)
+    figure, panels = plotstyle.place_figure(data.worlds, data.splits, height=height, room=room)
+    for (world, split), panel in panels.items():
+        present = [arm for arm in data.arms if (world, split, arm) in runs.index]
+        left = dict.fromkeys(present, 0.0)
+        for name in OUTCOMES:
+            cells = [(world, split, arm) for arm in present]
+            widths = [float(shares.get((*cell, name), 0.0)) / float(runs[cell]) for cell in cells]
+            panel.barh([names[arm] for arm in present], widths, left=list(left.values()), height=0.68,
+                       color=plotstyle.OUTCOME_COLOURS[name], label=name.replace("_", " "))  # fmt: skip
+            left = {a: left[a] + w for a, w in zip(present, widths, strict=True)}
+        panel.set(title=f"{world} · {split}", xlim=(0, 1))
+        panel.invert_yaxis()
+        panel.grid(axis="y", visible=False)
+    legend(figure, next(iter(panels.values())))
     footnote(figure, f"share of completions, mean over problems; {_n_text(data, interval=False)}")
     return figure
 
@@ -194,7 +202,7 @@ def contrasts(data: ReportData) -> Figure | None:
 
 def gap(data: ReportData) -> Figure | None:
     """Generalization gap: gain in distribution minus gain out of it."""
-    rows = [r for r in data.rows if r["contrast"] != "level" and r["metric"].startswith("generalization_gap_")]
+    rows = [r for r in data.rows if r["contrast"] != "level" and r["metric"].startswith(GAP)]
     return _forest(data, rows, list(dict.fromkeys(r["metric"] for r in rows)), "difference in differences")
 
 
@@ -205,11 +213,16 @@ def _forest(data: ReportData, rows: Sequence[Mapping[str, Any]], metrics: Sequen
     names = [(contrast, split) for contrast in dict.fromkeys(r["contrast"] for r in rows) for split in splits]
     labels = [plotstyle.short(f"{c.replace('-', ' − ', 1)} · {s}") for c, s in names]
     room = Room(left=plotstyle.label_room(labels), gap=0.3, below=0.32)
-    figure, axes = new_figure(len(data.worlds), len(metrics), height=0.8 + 0.22 * len(names), room=room)
+    height = 0.8 + 0.22 * len(names)
+    across = min(len(metrics), MOST_FORESTS)
+    lines = -(-len(metrics) // across)
+    figure, axes = new_figure(len(data.worlds) * lines, across, height=height, room=room)
     colour, marker = plotstyle.colours(data.arms), plotstyle.markers(data.arms)
     for at_world, world in enumerate(data.worlds):
+        for at in range(len(metrics), lines * across):
+            axes[at_world * lines + at // across, at % across].set_axis_off()
         for at_metric, metric in enumerate(metrics):
-            panel = axes[at_world, at_metric]
+            panel = axes[at_world * lines + at_metric // across, at_metric % across]
             found = [r for r in rows if (r["world"], r["metric"]) == (world, metric)]
             if margins := {r["margin"] for r in found if r["margin"]}:
                 panel.axvspan(-max(margins), max(margins), color=INK, alpha=0.07, linewidth=0)
@@ -218,8 +231,8 @@ def _forest(data: ReportData, rows: Sequence[Mapping[str, Any]], metrics: Sequen
                 bars = [[r["difference"] - r["difference_low"]], [r["difference_high"] - r["difference"]]]
                 panel.errorbar(r["difference"], names.index((r["contrast"], r["split"])), xerr=bars, capsize=2.5,
                                color=colour[r["arm"]], marker=marker[r["arm"]], linestyle="none")  # fmt: skip
-            panel.set_yticks(range(len(names)), labels if at_metric == 0 else [""] * len(names))
-            panel.set(title=f"{metric}\n{world}", ylim=(len(names) - 0.4, -0.6))
+            panel.set_yticks(range(len(names)), [""] * len(names) if at_metric % across else labels)
+            panel.set(title=f"{metric.removeprefix(GAP)}\n{world}", ylim=(len(names) - 0.4, -0.6))
             panel.locator_params(axis="x", nbins=5)
     shaded = "; shaded: margin" if any(r["margin"] for r in rows) else ""
     footnote(figure, f"{label}{shaded} · {_n_text(data)}")

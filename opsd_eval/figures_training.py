@@ -23,27 +23,29 @@ RUN_KEYS = ["base_seed", "train_seed"]
 
 
 def series(data: ReportData) -> Figure | None:
-    """Accuracy at every checkpoint, and against distance travelled where it was logged."""
+    """Accuracy at every checkpoint, and against distance travelled where it was logged; from two checkpoints on."""
     metric = next(iter(data.settings.primary), None)
     if metric is None:
         return None
     table = series_table(data, metric)
-    if table.empty or table["step"].nunique() < 3:
+    trained = table[table["arm"] != data.arms[0]] if len(table) else table
+    if table.empty or trained.groupby("arm")["step"].nunique().max() < 2:
         return None
     logged = with_distance(data.training)
-    far = KL_BASE in logged
-    figure, axes = new_figure(len(data.worlds), len(data.splits) + far, height=2.8, room=Room(title=0.3))
-    for at_world, world in enumerate(data.worlds):
-        for at_split, split in enumerate(data.splits):
-            part = table[(table["world"] == world) & (table["split"] == split)]
-            _series_panel(axes[at_world, at_split], part, data, metric)
-            axes[at_world, at_split].set(title=f"{world} · {split}", xlabel="training step")
-        if far:
-            part = table[(table["world"] == world) & (table["split"] == data.splits[0])]
-            _distance_panel(axes[at_world, -1], part, data, logged[logged["world"] == world])
-            axes[at_world, -1].set(title=f"{world} · {data.splits[0]}", xlabel="KL from base, nats a token")
-    axes[0, 0].set_ylabel(metric)
-    legend(figure, axes[0, 0])
+    columns = [*data.splits, *([KL_BASE] if KL_BASE in logged else [])]
+    figure, panels = plotstyle.place_figure(data.worlds, columns, height=2.8, room=Room(title=0.3))
+    for (world, split), panel in panels.items():
+        of_world = table[table["world"] == world]
+        if split == KL_BASE:
+            part = of_world[of_world["split"] == data.splits[0]]
+            _distance_panel(panel, part, data, logged[logged["world"] == world])
+            panel.set(title=f"{world} · {data.splits[0]}", xlabel="KL from base, nats a token")
+        else:
+            _series_panel(panel, of_world[of_world["split"] == split], data, metric)
+            panel.set(title=f"{world} · {split}", xlabel="training step")
+    first = next(iter(panels.values()))
+    first.set_ylabel(metric)
+    legend(figure, first)
     footnote(figure, f"n = {table['n_problems'].max()} problems × {table['n_seeds'].max()} runs; bands: "
              f"{data.settings.level:.0%} interval over problems; × onset of collapse")  # fmt: skip
     return figure

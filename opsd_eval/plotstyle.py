@@ -25,6 +25,7 @@ OUTCOME_COLOURS = {
 }  # fmt: skip
 INK, GRID = "#24292e", "#d8dce1"
 HEAD, FOOT, RIGHT = 0.32, 0.34, 0.15  # inches for the legend, the footnote, and the right edge
+MOST_ACROSS = 4
 PAGE_SCALE = 1.5  # CSS pixels on the page for each point of the drawing
 LINESTYLES = ("-", "--", ":", "-.")
 # On the page these colours become CSS variables, so that one drawing serves light and dark.
@@ -82,6 +83,19 @@ def new_figure(
             place = (x / width, bottom / total, across / width, (height - room.title - room.below) / total)
             axes[row, column] = figure.add_axes(place)
     return figure, axes
+
+
+def place_figure(
+    worlds: Sequence[str], splits: Sequence[str], *, height: float, room: Room
+) -> tuple[Figure, dict[tuple[str, str], Any]]:
+    """A figure with one panel for each world and split: a row a world; the splits of a single world in rows of four."""
+    across = len(splits) if len(worlds) > 1 else min(len(splits), MOST_ACROSS)
+    lines = len(worlds) if len(worlds) > 1 else -(-len(splits) // across)
+    figure, axes = new_figure(lines, across, height=height, room=room)
+    places = [(world, split) for world in worlds for split in splits]
+    for spare in axes.flat[len(places) :]:
+        spare.set_axis_off()
+    return figure, dict(zip(places, axes.flat, strict=False))
 
 
 def label_room(labels: Sequence[str]) -> float:

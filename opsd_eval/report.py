@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from opsd_eval import report_data, report_samples, scorecard, scorecard_text, tables
@@ -77,18 +77,31 @@ def _tables(data: ReportData) -> dict:
     return found
 
 
-def report_sets(paths: Sequence[Path | str], out: Path | str, *, margin: float | None = None) -> Path:
-    """A report on sample sets from anywhere, the first being the baseline; grades and measures what is not yet."""
+def report_sets(
+    paths: Sequence[Path | str], out: Path | str, *, arms: Mapping[str, Sequence[Path | str]] | None = None,
+    margin: float | None = None,
+) -> Path:
+    """A report on sample sets from anywhere, the first being the baseline; grades and measures what is not yet.
+
+    ``arms`` (name: sets) says which sets are one model on several benchmarks, where that is not to be found out.
+    """
+    return write_report(gather_sets(paths, arms=arms, margin=margin), out)
+
+
+def gather_sets(
+    paths: Sequence[Path | str], *, arms: Mapping[str, Sequence[Path | str]] | None = None, margin: float | None = None
+) -> ReportData:
+    """What :func:`report_sets` reports on."""
     from opsd_eval.grading import grade_set
     from opsd_eval.measure import measure_set
 
-    for path in map(Path, paths):
+    for path in map(Path, [*paths, *(path for of in (arms or {}).values() for path in of)]):
         ungraded = _lines(path / "grades.jsonl") < _lines(path / "samples.jsonl")
         if ungraded:
             grade_set(path)
         if ungraded or not all((path / name).exists() for name in ("measures.csv", "estimates.json")):
             measure_set(path)
-    return write_report(report_data.from_sets(paths, margin=margin), out)
+    return report_data.from_sets(paths, arms=arms, margin=margin)
 
 
 def _lines(path: Path) -> int:
@@ -106,9 +119,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``opsd-eval report``."""
     parser.description = (
         "Write a report on one or more sample sets: scorecard (JSON and Markdown), tables, figures, and report.html, "
-        "which stands alone. The first set is the baseline: the others are compared with it, paired by problem."
+        "which stands alone. The first set is the baseline, and its benchmark is in distribution: other sets of the "
+        "same problems are compared with it, paired by problem, and sets of other benchmarks give the generalization "
+        "gaps. Sets of one model (run.json), or named alike (base_gsm8k, base_aime), are one arm; --arm says so "
+        "explicitly."
     )
-    parser.add_argument("sets", nargs="+", metavar="SET", help="folder of a sample set; the first is the baseline")
+    parser.add_argument(
+        "sets", nargs="*", default=[], metavar="SET", help="folder of a sample set; the first is the baseline"
+    )
+    parser.add_argument(
+        "--arm", nargs="+", action="append", default=[], metavar="WORD",
+        help="NAME SET …: sets of one model, over several benchmarks or checkpoints; repeat it, the baseline first",
+    )  # fmt: skip
     parser.add_argument("--out", required=True, metavar="DIR", help="folder to write into")
     parser.add_argument(
         "--margin", type=float, metavar="X",
@@ -117,7 +139,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the report and say where it is."""
-    page = report_sets(args.sets, args.out, margin=args.margin)
+    """Write the report, print its scorecard in short and say where the page is."""
+    arms: dict[str, list[str]] = {}
+    for name, *paths in args.arm:
+        if not paths:
+            raise ValueError(f"--arm {name} names no set: give --arm NAME SET …")
+        arms.setdefault(name, []).extend(paths)
+    if not args.sets and not arms:
+        raise ValueError("report needs at least one sample set: opsd-eval report SET… --out DIR")
+    data = gather_sets(args.sets, arms=arms, margin=args.margin)
+    page = write_report(data, args.out)
+    document = scorecard.scorecard_document(data.rows, {"level": data.settings.level})
+    print(scorecard_text.terminal(document, data.about), end="\n\n")
+    for note in data.notes:
+        print(scorecard_text.printable(note))
     print(page)
     return 0

@@ -10,6 +10,7 @@ from typing import Any
 
 from opsd_eval import scorecard, stats, tables
 from opsd_eval.records import RunRecord, read_run
+from opsd_eval.scorecard_text import ALSO
 from opsd_eval.tables import Frame
 
 
@@ -84,44 +85,84 @@ def from_study(
     )  # fmt: skip
 
 
-def from_sets(paths: Sequence[Path | str], *, margin: float | None = None, level: float = 0.95) -> ReportData:
-    """Gather sample sets from anywhere; the first one is the baseline of every contrast.
+def from_sets(
+    paths: Sequence[Path | str] = (), *, arms: Mapping[str, Sequence[Path | str]] | None = None,
+    margin: float | None = None, level: float = 0.95,
+) -> ReportData:
+    """Gather sample sets from anywhere; the first one is the baseline of every contrast, and in distribution.
 
-    Of an arm with several checkpoints the last is reported, and all of them make its series.
-    Sets over different problems (of one world and split) cannot be paired: they keep their levels and a note says
-    so. Nothing was fixed before these samples were made, so no metric is called primary beyond accuracy.
+    ``opsd_eval/arms.py`` says which sets are one arm on several benchmarks; ``arms`` (name: sets) says so instead.
+    Every other benchmark (or split) is out of distribution: changes there give the generalization gaps. Of an arm with
+    several checkpoints the last is reported, and all make its series. Sets over different problems (of one world
+    and split) cannot be paired: they keep their levels and a note says so. Nothing was fixed before these samples were
+    made, so no metric is called primary beyond accuracy.
     """
-    sets = tables.loose_sets(paths)
-    values = tables.problem_values(sets)
-    arms = list(dict.fromkeys(s.arm for s in sets))
+    import pandas as pd
+
+    sets = tables.loose_sets(paths, arms=arms)
+    values, notes = _equal_draws(tables.problem_values(sets))
+    names = list(dict.fromkeys(s.arm for s in sets))
     metrics = set(values["metric"])
-    primary = [m for m in (_largest(metrics, "avg@"), _largest(metrics, "pass@")) if m]
-    margins = {} if margin is None else dict.fromkeys(primary, margin)
-    notes, contrasts = [], []
+    shared = set.intersection(*(set(part["metric"]) for _, part in values.groupby("path"))) or metrics
+    average = _largest(shared, "avg@") or ("pass@1" if "pass@1" in shared else None)
+    primary = [m for m in dict.fromkeys([average, _largest(shared, "pass@")]) if m]
+    contrasts, unpaired = _contrasts(values, names)
+    reported = tables.at_step(sets)
+    at_report = values[values["path"].isin([str(s.path) for s in reported])]
+    settings = scorecard.ScorecardSettings(
+        arms=names, contrasts=contrasts, primary=primary, level=level,
+        margins={} if margin is None else dict.fromkeys(primary, margin),
+        directions=directions(metrics, _draws(values) or 1), clusters=_clusters(values), chances=_chances(sets),
+        in_distribution=sets[0].split,
+        out_of_distribution=list(dict.fromkeys(s.split for s in sets if s.split != sets[0].split)),
+        gap_metrics=[*primary, *_other_families(values, shared)],
+    )  # fmt: skip
+    config = {"sets": [str(s.path) for s in sets], "level": level, "margin": margin, "primary": primary}
+    if len(reported) < len(sets):
+        last = {s.arm: s.step for s in reported if s.step is not None}
+        notes.append(f"Reported is the last checkpoint: {', '.join(f'{a} at step {n}' for a, n in last.items())}.")
+    return ReportData(
+        title="Sample sets", arms=names, rows=scorecard.build_scorecard(at_report, settings), sets=sets,
+        reported=reported, values=values, outcomes=tables.outcome_shares(sets), training=pd.DataFrame(),
+        settings=settings, config=config, notes=[*unpaired, *notes],
+        draws=_draws(values) if values.groupby("path")["n"].max().nunique() == 1 else None,
+        pairs=_pairs(reported, contrasts, level),
+    )  # fmt: skip
+
+
+def _contrasts(values: Frame, arms: Sequence[str]) -> tuple[list[tuple[str, str]], list[str]]:
+    """Every arm against the first where both were asked the same problems, and notes about the others."""
+    contrasts, notes = [], []
     for arm in arms[1:]:
         if _same_problems(values, arms[0], arm):
             contrasts.append((arm, arms[0]))
         else:
             notes.append(f"{arm} and {arms[0]} were sampled on different problems: no paired comparison of the two.")
-    settings = scorecard.ScorecardSettings(
-        arms=arms, contrasts=contrasts, primary=primary, level=level, margins=margins,
-        directions=directions(metrics, _draws(values) or 1), clusters=_clusters(values), chances=_chances(sets),
-        in_distribution=sets[0].split,
-    )  # fmt: skip
-    config = {"sets": [str(s.path) for s in sets], "level": level, "margin": margin, "primary": primary}
-    reported = tables.at_step(sets)
-    if len(reported) < len(sets):
-        last = {s.arm: s.step for s in reported if s.step is not None}
-        notes.append(f"Reported is the last checkpoint: {', '.join(f'{a} at step {n}' for a, n in last.items())}.")
-    at_report = values[values["path"].isin([str(s.path) for s in reported])]
-    import pandas as pd
+    return contrasts, notes
 
-    return ReportData(
-        title="Sample sets", arms=arms, rows=scorecard.build_scorecard(at_report, settings), sets=sets,
-        reported=reported, values=values, outcomes=tables.outcome_shares(sets), training=pd.DataFrame(),
-        settings=settings, config=config, draws=_draws(values), notes=notes,
-        pairs=_pairs(reported, contrasts, level),
-    )  # fmt: skip
+
+def _other_families(values: Frame, shared: set[str]) -> list[str]:
+    """One metric of each family beside accuracy that all sets have; at unequal draws none that depends on them."""
+    equal = values.groupby("path")["n"].max().nunique() == 1
+    return [name for name in ALSO if name in shared and (equal or name not in _by_draws())]
+
+
+def _by_draws() -> list[str]:
+    """Metrics whose value depends on the number of draws."""
+    from opsd_eval.metrics import METRICS
+
+    return [metric.name for metric in METRICS.values() if metric.equal_n]
+
+
+def _equal_draws(values: Frame) -> tuple[Frame, list[str]]:
+    """The values, where the sets of a split differ in draws without the metrics that depend on them; and a note."""
+    depends, notes = values["metric"].isin(_by_draws()), []
+    most = values.groupby("path")["n"].transform("max")
+    differ = most.groupby([values["world"], values["split"]]).transform("nunique") > 1
+    if (differ & depends).any():
+        where = ", ".join(dict.fromkeys(values.loc[differ, "split"]))
+        notes.append(f"Sets of {where} differ in draws: metrics that depend on their number (diversity) are left out.")
+    return values[~(differ & depends)], notes
 
 
 def _pairs(sets: Sequence[tables.SetInfo], contrasts: Sequence[tuple[str, str]], level: float) -> Frame:

@@ -14,10 +14,10 @@ from statistics import stdev
 from typing import Any
 
 from opsd_eval import stats
+from opsd_eval.scorecard_text import GAP
 from opsd_eval.tables import Frame
 
 LEVEL = "level"
-GAP = "generalization_gap_"
 NOTE = "statement about these checkpoints: a verdict on the method needs at least 3 base seeds"
 KEYS = (
     "contrast", "arm", "world", "split", "metric", "estimate", "low", "high", "n_problems", "n_dropped", "n_seeds",

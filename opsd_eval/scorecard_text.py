@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 LEVEL = "level"
+GAP = "generalization_gap_"
 DASH = "–"
+#: Beside the primary metrics the terminal shows one line of each other family: steps, diversity, markers.
+ALSO = ("step_validity", "distinct_answers", "embedding_clusters", "marker_rate")
 FOOTNOTE = (
     "± is half the width of the {level:.0%} interval over problems. preserved: the interval of the difference lies "
     "inside the margin; improved, degraded: it excludes 0 (differs, where no direction is better); undecided: neither "
@@ -177,24 +180,56 @@ def _cell(text: str) -> str:
 
 
 def terminal(document: Mapping[str, Any], about: Mapping[str, str]) -> str:
-    """The primary metrics of every world in fixed-width columns, each world headed by what is built in."""
+    """The primary metrics of every world in fixed-width columns, each world headed by what is built in.
+
+    Below those of each split stands one line of each other family (``ALSO``), and at the end the generalization gaps.
+    """
     rows = document["rows"]
-    arms, contrasts = columns(rows)
     blocks = []
     for world in worlds_of(rows):
-        entries = grid(rows, world=world, primary=True)
-        lines = [f"{printable(world)}", *_wrapped(about.get(world, ""))]
-        for split in dict.fromkeys(entry["split"] for entry in entries):
-            table = [[split, *arms, *map(minus, contrasts)]]
-            for entry in (e for e in entries if e["split"] == split):
-                table.append([entry["metric"], *_terminal_cells(entry, arms, contrasts)])
+        lines = [printable(world), *_wrapped(about.get(world, ""))]
+        for table in _terminal_tables(grid(rows, world=world, primary=False), *columns(rows)):
             lines += _aligned(table)
         blocks.append("\n".join(lines))
-    scopes = {row["scope"] for row in rows if row["contrast"] != LEVEL}
-    foot = [FOOTNOTE.format(level=document["config"].get("level", 0.95))]
-    if scopes == {"checkpoints"}:
-        foot.append("Fewer than 3 base seeds: each line is a statement about these checkpoints, not about a method.")
-    return "\n\n".join([*blocks, "\n".join(line for text in foot for line in _wrapped(text, indent=""))])
+    return "\n\n".join([*blocks, *_foot(document)])
+
+
+def _terminal_tables(
+    entries: Sequence[Mapping[str, Any]], arms: Sequence[str], contrasts: Sequence[str]
+) -> Iterator[list[list[str]]]:
+    """One table a split, then one for each pair of splits with a gap."""
+    primary = {entry["metric"] for entry in entries if is_primary(entry)}
+    shown = sorted((e for e in entries if _also(e["metric"], primary) < len(ALSO)),
+                   key=lambda entry: _also(entry["metric"], primary))  # fmt: skip
+    for split in dict.fromkeys(entry["split"] for entry in entries if entry in shown):
+        here = [entry for entry in shown if entry["split"] == split]
+        head = [split, *arms, *map(minus, contrasts)]
+        yield [head, *([e["metric"], *_terminal_cells(e, arms, contrasts)] for e in here)]
+    gaps = [(e["metric"].removeprefix(GAP), e) for e in entries if e["metric"].startswith(GAP)]
+    for split in dict.fromkeys(entry["split"] for _, entry in gaps):
+        here = [(name, e) for name, e in gaps if e["split"] == split and name in {*primary, *ALSO}]
+        head = [f"gap {split}", *map(minus, contrasts)]
+        yield [head, *([name, *_terminal_cells(e, (), contrasts)] for name, e in here)]
+
+
+def _also(metric: str, primary: Container[str]) -> int:
+    """Where a metric stands in its split: primary ones first, then as listed in ``ALSO``; others are not shown."""
+    return -1 if metric in primary else ALSO.index(metric) if metric in ALSO else len(ALSO)
+
+
+def _foot(document: Mapping[str, Any]) -> list[str]:
+    """How to read the terminal's scorecard, as one paragraph."""
+    rows = document["rows"]
+    texts = [FOOTNOTE.format(level=document["config"].get("level", 0.95))]
+    gaps = any(row["metric"].startswith(GAP) for row in rows)
+    also = [name for name in ALSO if any(row["metric"] == name and not row["primary"] for row in rows)]
+    if also or gaps:
+        texts.append(f"Not primary, and not adjusted: {', '.join([*also, *(['gaps'] if gaps else [])])}.")
+    if gaps:
+        texts.append("gap a-b: the change in a minus the change in b, a difference in differences.")
+    if {row["scope"] for row in rows if row["contrast"] != LEVEL} == {"checkpoints"}:
+        texts.append("Fewer than 3 base seeds: each line is a statement about these checkpoints, not about a method.")
+    return ["\n".join(line for text in texts for line in _wrapped(text, indent=""))]
 
 
 def _terminal_cells(entry: Mapping[str, Any], arms: Sequence[str], contrasts: Sequence[str]) -> list[str]:

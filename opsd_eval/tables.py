@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from opsd_eval.arms import LooseSet, name_sets
 from opsd_eval.measures import read_measures
-from opsd_eval.records import read_json, read_jsonl, read_run, write_text
+from opsd_eval.records import read_json, read_jsonl, read_run, sha256_text, write_text
 from opsd_eval.spreadsheet import inert
 from opsd_eval.visible import encodable
 
@@ -23,7 +24,6 @@ BASE = "base"
 Frame: TypeAlias = Any  # a pandas DataFrame; its published types are too wide to check against
 RUN_NAME = re.compile(r"^(?P<world>.+)_s(?P<base_seed>\d+)_(?P<arm>.+?)(?:_t(?P<train_seed>\d+))?$")
 STEP_NAME = re.compile(r"^step-(\d+)$")
-CHECKPOINT_NAME = re.compile(r"^(?:(?P<arm>.*?)[-_.])?(?:global[-_])?(?:step|checkpoint|ckpt)[-_]?(?P<step>\d{1,9})$")
 INDEX = ("world", "split", "arm", "base_seed", "train_seed", "step")
 PAIR_FILE = "against_base.csv"
 PAIR_COLUMNS = ("metric", "estimate", "low", "high", "n_problems", "n_dropped", "better", "chance", "method")
@@ -80,40 +80,32 @@ def find_sets(study: Path | str) -> list[SetInfo]:
     return sorted(found, key=lambda s: tuple(-1 if v is None else v for v in s.columns().values()))
 
 
-def loose_sets(paths: Sequence[Path | str]) -> list[SetInfo]:
-    """Sample sets from anywhere, the first being the baseline; the arm is the run's name, made unique.
+def loose_sets(
+    paths: Sequence[Path | str] = (), *, arms: Mapping[str, Sequence[Path | str]] | None = None
+) -> list[SetInfo]:
+    """Sample sets from anywhere, the first being the baseline; ``arms`` names the arm of further ones.
 
-    World is the benchmark of the problems, split their split (``all`` where unknown or mixed). Further sets whose
-    name ends in ``step-100`` or ``checkpoint-100`` are checkpoints of one arm, named by the rest or the folder above.
+    :mod:`opsd_eval.arms` says which sets are the same arm on several benchmarks, which are checkpoints of one run, and
+    what world and split are.
     """
-    found: list[SetInfo] = []
-    for path in map(Path, paths):
-        run = read_run(path)
-        rows = list(read_jsonl(path / "problems.jsonl"))
-        benchmarks = {str(r.get("benchmark") or "unknown") for r in rows}
-        splits = {str(r.get("split") or "all") for r in rows}
-        world = benchmarks.pop() if len(benchmarks) == 1 else "mixed"
-        split = splits.pop() if len(splits) == 1 else "all"
-        arm, step = _arm_and_step(path, run.name, run.model.get("step")) if found else (run.name, None)
-        taken = {s.arm for s in found if (s.world, s.split) == (world, split) and step in (None, s.step)}
-        taken |= {found[0].arm} if found and (found[0].world, found[0].split) == (world, split) else set()
-        found.append(SetInfo(path, world, split, _unique(arm, taken), step=step))
-    return found
+    given = [(None, path) for path in paths] + [(name, path) for name, of in (arms or {}).items() for path in of]
+    sets = [_loose(Path(path), name) for name, path in given]
+    return [
+        SetInfo(one.path, found.world, found.split, found.arm, step=found.step)
+        for one, found in zip(sets, name_sets(sets), strict=True)
+    ]
 
 
-def _arm_and_step(path: Path, name: str, step: Any) -> tuple[str, int | None]:
-    if match := CHECKPOINT_NAME.match(name):
-        return match["arm"] or path.resolve().parent.name, int(match["step"])
-    return name, step if type(step) is int else None
-
-
-def _unique(name: str, taken: set[str]) -> str:
-    if name not in taken:
-        return name
-    number = 2
-    while f"{name} ({number})" in taken:
-        number += 1
-    return f"{name} ({number})"
+def _loose(path: Path, arm: str | None) -> LooseSet:
+    """What is known of one set; several benchmarks in one are named by the group they were ingested as, if any."""
+    run, rows = read_run(path), list(read_jsonl(path / "problems.jsonl"))
+    benchmarks, splits = ({row.get(key) or None for row in rows} for key in ("benchmark", "split"))
+    source = run.config.get("source")
+    group = source.get("benchmark") or None if isinstance(source, Mapping) else None
+    return LooseSet(
+        path, run, benchmarks.pop() if len(benchmarks) == 1 else group, splits.pop() if len(splits) == 1 else None,
+        frozenset(sha256_text(str(row.get("question"))) for row in rows), arm,
+    )  # fmt: skip
 
 
 def at_step(sets: Iterable[SetInfo], step: int | None = None) -> list[SetInfo]:

@@ -163,6 +163,54 @@ def test_loose_checkpoints_of_one_arm_make_a_series_with_its_onset(tmp_path, mak
     assert {r["arm"] for r in rows if r["contrast"] == "level"} == {"made_up_base", "mine"}
 
 
+def test_two_checkpoints_make_a_series_and_one_does_not(tmp_path, make_set):
+    folders = [make_set(tmp_path / "base"), make_set(tmp_path / "mine-step-5", step=5), make_set(tmp_path / "mine-step-9", step=9)]
+    for count, drawn in ((2, False), (3, True)):
+        report.report_sets(folders[:count], tmp_path / f"out{count}")
+        assert (tmp_path / f"out{count}" / "figures" / "series.svg").exists() is drawn
+
+
+def test_a_second_benchmark_gives_gaps_and_every_family(tmp_path, make_set, capsys):
+    """Four sets named as a user would: ids of the two benchmarks differ, and so do their numbers of draws."""
+    folders = {}
+    for split in ("id", "ood"):
+        for arm in ("base", "tuned"):
+            folder = make_set(tmp_path / f"{arm}_{split}", arm="standard" if arm == "tuned" else "base", split=split, n=20)
+            records.write_json(folder / "run.json", {"name": folder.name, "kind": "ingest"})
+            folders[arm, split] = folder
+    words = [str(folders[key]) for key in sorted(folders)]  # both of base, both of tuned
+    assert report.run(_arguments([*words, "--out", str(tmp_path / "out")])) == 0
+    rows = json.loads((tmp_path / "out" / "scorecard.json").read_text())["rows"]
+    assert {(r["arm"], r["split"]) for r in rows if r["contrast"] == "level"} == set(folders)
+    gaps = {r["metric"]: r for r in rows if r["metric"].startswith("generalization_gap_")}
+    assert {"generalization_gap_avg@4", "generalization_gap_pass@4", "generalization_gap_marker_rate"} <= set(gaps)
+    change = {r["split"]: r["difference"] for r in rows if r["contrast"] == "tuned-base" and r["metric"] == "avg@4"}
+    assert gaps["generalization_gap_avg@4"]["difference"] == pytest.approx(change["id"] - change["ood"])
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert all(f'id="figure-{name}"' in page for name in ("accuracy", "diversity", "markers", "gap"))
+    printed = capsys.readouterr().out
+    assert "gap id-ood" in printed and "marker_rate" in printed and printed.rstrip().endswith("report.html")
+
+
+def test_arms_can_be_named(tmp_path, make_set):
+    sets = [str(make_set(tmp_path / name)) for name in ("x", "y")]
+    out = str(tmp_path / "out")
+    assert report.run(_arguments(["--arm", "before", sets[0], "--arm", "after", sets[1], "--out", out])) == 0
+    rows = json.loads((tmp_path / "out" / "scorecard.json").read_text())["rows"]
+    assert {r["contrast"] for r in rows} == {"level", "after-before"}
+    with pytest.raises(ValueError, match="--arm lonely names no set"):
+        report.run(_arguments(["--arm", "lonely", "--out", out]))
+    with pytest.raises(ValueError, match="at least one sample set"):
+        report.run(_arguments(["--out", out]))
+
+
+def test_sets_with_different_draws_share_what_does_not_depend_on_them(tmp_path, make_set):
+    a, b = make_set(tmp_path / "a", draws=4), make_set(tmp_path / "b", arm="standard", draws=6)
+    page = report.report_sets([a, b], tmp_path / "out").read_text(encoding="utf-8")
+    metrics = {r["metric"] for r in json.loads((tmp_path / "out" / "scorecard.json").read_text())["rows"]}
+    assert "differ in draws" in page and "distinct_answers" not in metrics and "marker_rate" in metrics
+
+
 def test_loose_sets_of_other_problems_keep_their_levels(tmp_path, make_set):
     a, b = make_set(tmp_path / "a"), make_set(tmp_path / "b", arm="standard", n=5)
     page = report.report_sets([a, b], tmp_path / "out").read_text(encoding="utf-8")

@@ -181,7 +181,9 @@ def test_markdown_and_terminal_show_every_primary_row(make_study, tmp_path):
     assert "Built in: the check is skipped" in markdown and "**degraded**" in markdown
     assert markdown.count("| avg@4 |") == 2 and "These checkpoints only" in markdown
     terminal = scorecard_text.terminal(document, {"hunch_r10": "the check is skipped"})
-    assert "the check is skipped" in terminal and "degraded" in terminal and "marker_rate" not in terminal
+    assert "the check is skipped" in terminal and "degraded" in terminal and "pass@2" not in terminal
+    assert terminal.count("  avg@4 ") == terminal.count("  marker_rate ") == 2
+    assert "Not primary, and not adjusted: distinct_answers, marker_rate." in terminal
     assert max(map(len, terminal.splitlines())) <= 130
 
 

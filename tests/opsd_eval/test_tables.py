@@ -84,9 +84,9 @@ def test_training_flattens_and_a_repeated_step_counts_once(study):
 
 
 def test_loose_sets_get_unique_names(tmp_path, make_set):
-    sets = tables.loose_sets([make_set(tmp_path / "a"), make_set(tmp_path / "b")])
-    assert [s.arm for s in sets] == ["made_up_base", "made_up_base (2)"]
-    assert {(s.world, s.split) for s in sets} == {("made_up.id", "id")}
+    sets = tables.loose_sets([make_set(tmp_path / "a"), make_set(tmp_path / "b")], arms={"c": [make_set(tmp_path / "x")]})
+    assert [s.arm for s in sets] == ["a", "b", "c"]
+    assert {(s.world, s.split) for s in sets} == {("made_up", "id")}
 
 
 def test_saved_tables_cannot_carry_formulas(tmp_path):
