@@ -21,7 +21,8 @@ CHECKPOINT_NAME = re.compile(r"^(?:(?P<arm>.*?)[-_.])?(?:global[-_])?(?:step|che
 UNKNOWN = "unknown"
 ALL = "all"
 Place = tuple[str, str]  # (world, split)
-_WORDS = re.compile(r"[^/_.\-\s]+|[/_.\-\s]+")
+_ENDS = "/_.-:| "
+_WORDS = re.compile(r"[^/_.:|\-\s]+|[/_.:|\-\s]+")
 _MODEL_ARGS = re.compile(r"(?:^|,)\s*(?P<key>peft|delta|revision|subfolder|lora_local_path)=(?P<value>[^,]*)")
 
 
@@ -125,7 +126,7 @@ def _stems(sets: Sequence[LooseSet], names: Sequence[str]) -> list[str]:
                 groups.append([at])
             else:
                 mine.append(at)
-    called = [_shared_words([names[at] for at in group]) for group in groups]
+    called = [shared_words([names[at] for at in group]) for group in groups]
     if len(groups) == 1:
         called = [UNKNOWN]
     elif "" in called or len({*called}) < len(called):
@@ -192,15 +193,15 @@ def _different_words(texts: Sequence[str]) -> list[str]:
     if len(texts) < 2:
         return list(texts)
     split, front, back = _ends(texts)
-    found = ["".join(words[front : len(words) - back]).strip("/_.- ") for words in split]
+    found = ["".join(words[front : len(words) - back]).strip(_ENDS) for words in split]
     return found if all(found) else list(texts)
 
 
-def _shared_words(texts: Sequence[str]) -> str:
+def shared_words(texts: Sequence[str]) -> str:
     """The words that all texts share in front and behind."""
     split, front, back = _ends(texts)
     words = split[0]
-    ends = ["".join(words[:front]).strip("/_.- "), "".join(words[len(words) - back :]).strip("/_.- ")]
+    ends = ["".join(words[:front]).strip(_ENDS), "".join(words[len(words) - back :]).strip(_ENDS)]
     return "_".join(end for end in ends if end)
 
 

@@ -20,6 +20,7 @@ The same command again goes on where it stopped; a larger --n adds draws."""),
     "ingest": ("opsd_eval.ingest", "turn another harness's logs into a sample set", """\
   opsd-eval ingest out/samples_gsm8k_2026-01-01.jsonl --out sets/theirs        # results_*.json beside it is read too
   opsd-eval ingest eval-results --task aime24 --out sets/theirs                # a folder with several tasks
+  opsd-eval ingest lm_eval_out/MODEL --task minerva_math --out sets/theirs     # a group; --all-tasks: every task
   opsd-eval ingest log.jsonl.gz --format generic --strict --out sets/mine      # stop at the first malformed line
 Next: opsd-eval audit sets/theirs. The same command again adds only what is new."""),
     "audit": ("opsd_eval.audit", "look for what would make the numbers meaningless", """\

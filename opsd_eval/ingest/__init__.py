@@ -11,8 +11,10 @@ import argparse
 import sys
 from pathlib import Path
 
+from opsd_eval.arms import shared_words
 from opsd_eval.ingest import generic, inspect_ai, jsonl_lists, lighteval, lm_eval, nemo_skills, opsd_analysis
-from opsd_eval.ingest.base import MALFORMED, Format, IngestLog
+from opsd_eval.ingest.base import MALFORMED, Format, IngestLog, Source, merged
+from opsd_eval.ingest.reading import SeveralTasks
 from opsd_eval.ingest.writer import IngestReport, discard, write_set
 from opsd_eval.names import lookup
 from opsd_eval.visible import visible
@@ -47,15 +49,20 @@ def detect(path: Path | str) -> str:
 
 
 def ingest(
-    path: Path | str, out: Path | str, *, form: str | None = None, task: str | None = None, strict: bool = False
+    path: Path | str, out: Path | str, *, form: str | None = None, task: str | None = None, all_tasks: bool = False,
+    strict: bool = False,
 ) -> IngestReport:
-    """Read a log and write (or complete) the sample set ``out``; returns counts and what was left out."""
+    """Read a log and write (or complete) the sample set ``out``; returns counts and what was left out.
+
+    ``task`` is one task, or a group that the log names; ``all_tasks`` takes every task as one set. Problems of several
+    tasks say theirs in ``axes["task"]``.
+    """
     path, log = Path(path), IngestLog(strict=strict)
     chosen = lookup("format", form or detect(path), FORMATS)
     if not path.exists():
         raise ValueError(f"{path}: no such file or folder")
     try:
-        source = chosen.open(path, task)
+        source = _all_tasks(chosen, path) if all_tasks else chosen.open(path, task)
     except ValueError:
         raise
     except MALFORMED as error:
@@ -69,6 +76,15 @@ def ingest(
     return report
 
 
+def _all_tasks(form: Format, path: Path) -> Source:
+    """Every task of a log as one source, named by the words that the tasks' names share in front."""
+    try:
+        return form.open(path, None)
+    except SeveralTasks as error:
+        tasks = error.tasks
+    return merged(shared_words(tasks) or "all tasks", {task: form.open(path, task) for task in tasks})
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``opsd-eval ingest``."""
     listed = "\n".join(f"  {f.name:14s} {f.summary}\n{'':17s}fixture: {f.tested}" for f in FORMATS.values())
@@ -79,12 +95,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("path", type=Path, metavar="PATH", help="log file, or a folder that holds one run")
     parser.add_argument("--out", type=Path, required=True, metavar="SET", help="folder of the sample set to write")
     parser.add_argument("--format", choices=[*FORMATS], help="do not guess the format")
-    parser.add_argument("--task", metavar="T", help="which task, when the log holds several")
+    several = parser.add_mutually_exclusive_group()
+    several.add_argument("--task", metavar="T", help="which task, if the log holds several; of lm-eval also a group")
+    several.add_argument(
+        "--all-tasks", action="store_true", help="all tasks as one set; each problem's axis 'task' is its own"
+    )
     parser.add_argument("--strict", action="store_true", help="stop at the first malformed entry, do not leave it out")
 
 
 def run(args: argparse.Namespace) -> int:
     """Run ``opsd-eval ingest``; the exit code is 0 also when malformed entries were left out (they are listed)."""
-    report = ingest(args.path, args.out, form=args.format, task=args.task, strict=args.strict)
+    report = ingest(
+        args.path, args.out, form=args.format, task=args.task, all_tasks=args.all_tasks, strict=args.strict
+    )
     print(visible(str(report)), file=sys.stderr)
     return 0

@@ -10,7 +10,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +77,38 @@ class Format:
     tested: str
     matches: Callable[[Path], bool]
     open: Callable[[Path, str | None], Source]
+
+
+def merged(name: str, sources: Mapping[str, Source]) -> Source:
+    """Several tasks of one run as one source called ``name``: each problem's task is in its ``axes["task"]``.
+
+    What the tasks' records agree on is kept as it is, the rest of their config by task. Different models raise.
+    """
+    facts = {task: source.facts for task, source in sources.items()}
+    models = {json.dumps(one.get("model"), sort_keys=True, default=str): task for task, one in facts.items()}
+    if len(models) > 1:
+        shown = "; ".join(f"{task}: {shorten(model, 100)}" for model, task in models.items())
+        raise ValueError(f"the tasks of {name} are of different models ({shown}); ingest each model on its own")
+
+    def items(log: IngestLog) -> Iterator[Item]:
+        for task, source in sources.items():
+            for problem, samples in source.items(log):
+                yield replace(problem, axes={"task": task, **problem.axes}), samples
+
+    shared = {key: agreed([one.get(key) or {} for one in facts.values()]) for key in ("model", "sampling", "config")}
+    differing = {
+        task: {key: value for key, value in (one.get("config") or {}).items() if key not in shared["config"]}
+        for task, one in facts.items()
+    }
+    shared["config"] |= {"tasks": differing}
+    files = tuple(dict.fromkeys(file for source in sources.values() for file in source.files))
+    return Source(files, name, items, shared)
+
+
+def agreed(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The entries that all records have, with the same value."""
+    first, *others = records
+    return {key: value for key, value in first.items() if all(key in one and one[key] == value for one in others)}
 
 
 # --- values -----------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from opsd_eval.ingest.base import (
     Source,
     gold_of,
     list_of,
+    merged,
     prompt_hash,
     text_or_none,
     texts_of,
@@ -49,6 +50,8 @@ def _files(path: Path) -> list[Path]:
 def _open(path: Path, task: str | None) -> Source:
     files = _files(path)
     tasks = [m["task"] if (m := _NAME.fullmatch(plain_name(p))) else _stem(p) for p in files]
+    if task is not None and task not in tasks and (members := _members(task, files) & {*tasks}):
+        return merged(task, {name: _open(path, name) for name in sorted(members)})
     chosen = one_task(tasks, task, path)
     samples = one_run([p for p, name in zip(files, tasks, strict=True) if name == chosen], chosen, path)
     match = _NAME.fullmatch(plain_name(samples))
@@ -62,6 +65,22 @@ def _open(path: Path, task: str | None) -> Source:
     return Source(
         (samples, results), chosen, lambda log: _items(samples, chosen, repeats, log), _facts(log_file, config)
     )
+
+
+def _members(group: str, files: Sequence[Path]) -> set[str]:
+    """The tasks of a group, groups within it included, as the results beside the samples list them."""
+    stamps = {(p.parent, m["stamp"]) for p in files if (m := _NAME.fullmatch(plain_name(p)))}
+    found: set[str] = set()
+    for folder, stamp in sorted(stamps):
+        results = folder / f"results_{stamp}.json"
+        listed = load_json(results).get("group_subtasks") if results.exists() else None
+        waiting, groups = [group], listed if isinstance(listed, dict) else {}
+        while waiting:
+            name = waiting.pop()
+            if isinstance(inside := groups.get(name), list) and inside and name not in found:
+                waiting += map(str, inside)
+            found.add(name)
+    return found
 
 
 def _stem(path: Path) -> str:

@@ -150,6 +150,14 @@ def files_of(path: Path, *patterns: str) -> list[Path]:
     return sorted(p for p in found if not any(part.startswith(".") for part in p.relative_to(path).parts))
 
 
+class SeveralTasks(ValueError):
+    """A log holds several tasks and none, or one that it lacks, was chosen; ``tasks`` lists them."""
+
+    def __init__(self, message: str, tasks: Sequence[str]):
+        super().__init__(message)
+        self.tasks = tuple(tasks)
+
+
 def one_task(tasks: Sequence[str], task: str | None, where: Path) -> str:
     """The task asked for, or the only one; several, or an absent one, raise with the list."""
     known = sorted(set(tasks))
@@ -160,7 +168,9 @@ def one_task(tasks: Sequence[str], task: str | None, where: Path) -> str:
     if not known:
         raise ValueError(f"{where}: no task found in it")
     wanted = "holds several tasks" if task is None else f"has no task {task!r}"
-    raise ValueError(f"{where} {wanted}: {', '.join(known)}. A sample set holds one: choose it with --task.")
+    raise SeveralTasks(
+        f"{where} {wanted}: {', '.join(known)}. Choose one with --task, or take all as one set with --all-tasks.", known
+    )
 
 
 def one_run(files: Sequence[Path], task: str, where: Path) -> Path:
