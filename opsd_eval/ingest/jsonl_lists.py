@@ -2,7 +2,8 @@
 
 ``qwen-math``: Qwen2.5-Math and its descendants (limit-of-RLVR, simpleRL): idx, question, gt, solution, code[],
 finish_reason[]; their file names say seed and temperature, their folder the benchmark.
-``kim``: question, generated_responses[], thinking_contents[], response_token_lengths[], gold_answer, data_source.
+``kim``: question, generated_responses[], thinking_contents[], response_token_lengths[], gold_answer, data_source; their
+file names say temperature and draws, their folder the benchmark.
 
 A folder whose files differ only in seed or range of problems is one run: more seeds are more draws.
 """
@@ -34,8 +35,11 @@ from opsd_eval.ingest.base import (
 from opsd_eval.ingest.reading import files_of, first_row, iter_rows, one_run, one_task, plain_name
 from opsd_eval.records import Problem, Sample
 
-#: ``test_<prompt>_<limit>_seed<s>_t<temperature>_s<start>_e<end>``: how Qwen2.5-Math's scripts name their files.
-_QWEN_NAME = re.compile(r".+_seed(?P<seed>\d{1,9})_t(?P<temperature>\d{1,3}(?:\.\d{1,6})?)_s-?\d+_e-?\d+")
+#: How the scripts name their files: ``test_<prompt>_<limit>_seed<s>_t<temperature>_s<start>_e<end>`` (Qwen2.5-Math),
+#: ``test_t<temperature>_think_k<draws>_s<start>_e<end>`` (Kim et al. and what their script goes back to).
+_NAME = re.compile(
+    r".+?(?:_seed(?P<seed>\d{1,9}))?_t(?P<temperature>\d{1,3}(?:\.\d{1,6})?)(?(seed)|(?:_[a-z-]+)?_k\d{1,6})_s-?\d+_e-?\d+"
+)
 _SHARD = re.compile(r"(?<=_)(?:seed|s|e)-?\d+(?=_|$)")
 
 
@@ -76,13 +80,13 @@ def _files(path: Path, fits: Callable[[Path], bool]) -> list[Path]:
 def _opener(read: Reader, fits: Callable[[Path], bool]) -> Callable[[Path, str | None], Source]:
     def open_source(path: Path, task: str | None) -> Source:
         files = _one_run(_files(path, fits), task, path)
-        named = _QWEN_NAME.fullmatch(_stem(files[0]))
+        named = _NAME.fullmatch(_stem(files[0]))
         benchmark = task or (files[0].parent.name if named else "")
 
         def items(log: IngestLog) -> Iterator[Item]:
             drawn: Counter[str] = Counter()
             for file in files:
-                seed = int(m["seed"]) if (m := _QWEN_NAME.fullmatch(_stem(file))) else None
+                seed = int(m["seed"]) if (m := _NAME.fullmatch(_stem(file))) and m["seed"] else None
                 place = _Place(benchmark, log, seed, Namer(benchmark), drawn if len(files) > 1 else Counter())
                 yield from _items(file, read, place)
 
@@ -148,7 +152,7 @@ def _kim(row: Mapping[str, Any], place: _Place) -> Item:
     question = _question(row)
     benchmark = place.task or text_or_none(row.get("data_source")) or ""
     extra: dict[str, Any] = row["extra_info"] if isinstance(row.get("extra_info"), dict) else {}
-    index = text_or_none(extra.get("index"))
+    index = text_or_none(extra.get("index")) or text_or_none(row.get("id"))
     name = f"{benchmark}/{index}" if benchmark and index is not None else place.namer(question)
     answer, reference, metadata = gold_of(row.get("gold_answer"))
     texts = texts_of(row.get("generated_responses"), "generated_responses", place.log)
@@ -166,9 +170,9 @@ _IS_KIM = _matcher({"generated_responses"})
 
 QWEN_MATH = Format(
     "qwen-math", "Qwen2.5-Math style JSONL: idx, question, gt, code[]",
-    "by hand from the script that writes it; not run here", _IS_QWEN, _opener(_qwen, _IS_QWEN),
+    "by hand from the script that writes it; lines of a public log went through", _IS_QWEN, _opener(_qwen, _IS_QWEN),
 )
 KIM = Format(
     "kim", "JSONL with generated_responses[] (Kim et al., arXiv 2603.24472)",
-    "by hand from its description; not run here", _IS_KIM, _opener(_kim, _IS_KIM),
+    "by hand from the scripts that write and read it; no public log found", _IS_KIM, _opener(_kim, _IS_KIM),
 )

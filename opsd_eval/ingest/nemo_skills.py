@@ -87,6 +87,6 @@ def _item(row: Mapping[str, Any], text: str | None, seed: int | None, task: str,
 
 
 FORMAT = Format(
-    "nemo-skills", "NeMo-Skills output-rs<seed>.jsonl, one file a draw", "by hand from its description; not run here",
-    _matches, _open,
+    "nemo-skills", "NeMo-Skills output-rs<seed>.jsonl, one file a draw",
+    "by hand from its description; a public log went through", _matches, _open,
 )

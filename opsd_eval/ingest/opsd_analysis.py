@@ -111,5 +111,5 @@ def _item(row: Mapping[str, Any], tag: str, number: int, limit: Any, log: Ingest
 
 FORMAT = Format(
     "opsd-analysis", "OPSD_Analysis results JSON, with its metrics JSON beside it",
-    "by hand from the script that writes it; not run here", _matches, _open,
+    "by hand from the script that writes it; compared with a public log", _matches, _open,
 )

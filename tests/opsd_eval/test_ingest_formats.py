@@ -74,6 +74,16 @@ def test_kim(tmp_path):
     assert [s.n_tokens for s in stored.samples["toy/4"]] == [9, 8]
 
 
+def test_kim_files_in_folders_named_by_the_script(tmp_path):
+    row = {"question": "1+1?", "generated_responses": ["\\boxed{2}"], "gold_answer": "2.0", "id": 0}
+    for name in ("test_t0.6_think_k16_s0_e30.jsonl", "test_qwen-instruct_t0.6_k8_s0_e40.jsonl"):
+        write_lines(tmp_path / name / "aime24" / name, [row])
+        ingest(tmp_path / name, tmp_path / f"set_{name}")
+        stored, found = read_all(tmp_path / f"set_{name}")
+        assert found == {"aime24/0": ["\\boxed{2}"]} and stored.run.sampling == {"temperature": 0.6}
+        assert stored.problems["aime24/0"].benchmark == "aime24" and stored.samples["aime24/0"][0].seed is None
+
+
 def test_opsd_analysis(tmp_path):
     path = tmp_path / "results.json"
     rows = [
