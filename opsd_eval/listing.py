@@ -28,7 +28,7 @@ def metric_rows() -> list[tuple[str, str, str]]:
     for family in FAMILIES.values():
         member = family.at(4)
         doc = family.at.__doc__ or member.compute.__doc__
-        rows.append((family.name, member.better, _first_line(doc)))
+        rows.append((family.name + ("" if family.default else "*"), member.better, _first_line(doc)))
     pairs = {**PAIR_METRICS, **SET_PAIR_METRICS}
     for kind, registry in (("", METRICS), (" pair", pairs), (" set", CORPUS_METRICS)):
         for name, metric in registry.items():

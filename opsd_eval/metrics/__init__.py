@@ -57,10 +57,14 @@ SET_PAIR_METRICS: Mapping[str, SetPairMetric] = _registered("SET_PAIR_METRICS")
 CORPUS_METRICS: Mapping[str, CorpusMetric] = _registered("CORPUS_METRICS")
 
 
+#: G-Pass@k at a τ other than that of the family: ``g-pass@8_0.75``, or ``g-pass@k_1`` for every k.
+_OTHER_THRESHOLD = re.compile(r"g-pass@(k|\d{1,6})_(0\.\d{1,3}|1(?:\.0)?)")
+
+
 def default_metrics(n: int) -> list[Metric]:
     """What ``measure`` computes for n draws when no metric is named: everything that is quick and needs no model."""
     return [
-        *(family.at(k) for family in FAMILIES.values() for k in family.ks(n)),
+        *(family.at(k) for family in FAMILIES.values() if family.default for k in family.ks(n)),
         *(metric for metric in METRICS.values() if metric.default),
     ]
 
@@ -95,4 +99,9 @@ def _by_name(name: str, n: int) -> list[Metric]:
         match = re.fullmatch(pattern.replace("\\^k", "\\^(\\d{1,6})"), name)
         if match and int(match[1]) > 0:
             return [family.at(int(match[1]))]
-    raise ValueError(unknown_name("metric", name, [*FAMILIES, *METRICS]))
+    if match := _OTHER_THRESHOLD.fullmatch(name):
+        ks = accuracy.powers(n) if match[1] == "k" else [int(match[1])]
+        return [accuracy.g_pass(k, float(match[2])) for k in ks if k > 0]
+    if name in (both := {**PAIR_METRICS, **SET_PAIR_METRICS}):
+        raise ValueError(f"{name} compares two sample sets: opsd-eval compare BASE OTHER --metric {name}")
+    raise ValueError(unknown_name("metric", name, [*FAMILIES, *METRICS, *both]))

@@ -153,23 +153,38 @@ def pass_hat(k: int) -> Metric:
     return Metric(f"pass^{k}", compute, "higher", chance=chance)
 
 
-def g_pass(k: int) -> Metric:
+def g_pass(k: int, threshold: float = G_PASS_THRESHOLD) -> Metric:
     """G-Pass@k at τ = 0.5: the probability that at least half of k draws without replacement are right.
 
-    Equation: Σ_{j=⌈k/2⌉}^{c} C(c, j) C(n−c, k−j) / C(n, k); NaN for n < k. Higher is better. Failure modes: steps in
-    k, because ⌈k/2⌉ does. Source: arXiv 2412.13147, equation 3. Differs: no.
+    Equation: Σ_{j=⌈τk⌉}^{c} C(c, j) C(n−c, k−j) / C(n, k); NaN for n < k. ``g-pass@8_0.75`` is that at τ = 0.75, and
+    τ = 1 is pass^k. Higher is better. Failure modes: steps in k, because ⌈τk⌉ does.
+    Source: arXiv 2412.13147, equation 3. Differs: no.
     """
     def compute(problem: Problem, samples: Sequence[Sample]) -> float:
-        return g_pass_at_k_value(*graded_counts(samples), k, G_PASS_THRESHOLD)
+        return g_pass_at_k_value(*graded_counts(samples), k, threshold)
 
     def chance(problem: Problem, n: int) -> float:
         p = _chance(problem)
         if p is None:
             return NAN
-        least = max(1, math.ceil(G_PASS_THRESHOLD * k - 1e-9))
+        least = max(1, math.ceil(threshold * k - 1e-9))
         return math.fsum(math.comb(k, j) * p**j * (1 - p) ** (k - j) for j in range(least, k + 1))
 
-    return Metric(f"g-pass@{k}_{G_PASS_THRESHOLD:g}", compute, "higher", chance=chance)
+    return Metric(f"g-pass@{k}_{threshold:g}", compute, "higher", chance=chance)
+
+
+def mg_pass(k: int) -> Metric:
+    """mG-Pass@k: G-Pass@k averaged over the thresholds from a half to 1 (potential and stability in one number).
+
+    Equation: (2/k) Σ_{i=⌈k/2⌉+1}^{k} G-Pass@k at τ = i/k; NaN for n < k and for k = 1. Higher is better. Failure modes:
+    those of G-Pass@k; for an odd k its largest value is 1 − 1/k. Source: arXiv 2412.13147, equation 5. Differs: no.
+    """
+    def compute(problem: Problem, samples: Sequence[Sample]) -> float:
+        n, c = graded_counts(samples)
+        thresholds = [i / k for i in range(math.ceil(k / 2) + 1, k + 1)]
+        return 2 / k * math.fsum(g_pass_at_k_value(n, c, k, t) for t in thresholds) if thresholds else NAN
+
+    return Metric(f"mg-pass@{k}", compute, "higher")
 
 
 # --- votes ------------------------------------------------------------------------------------------------
@@ -296,6 +311,7 @@ FAMILIES = (
     MetricFamily("pass^k", pass_hat, powers),
     MetricFamily("maj@k", maj, powers),
     MetricFamily("g-pass@k_0.5", g_pass, powers),
+    MetricFamily("mg-pass@k", mg_pass, lambda n: powers(n)[1:], default=False),
 )
 METRICS = (
     Metric("self_consistency", self_consistency, "neither"),

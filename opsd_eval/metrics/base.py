@@ -55,11 +55,15 @@ class Metric:
 
 @dataclass(frozen=True)
 class MetricFamily:
-    """Metrics that differ in a number of draws k: ``at(k)`` is one of them, ``ks(n)`` those computed for n draws."""
+    """Metrics that differ in a number of draws k: ``at(k)`` is one of them, ``ks(n)`` those computed for n draws.
+
+    With ``default=False`` they are measured on request.
+    """
 
     name: str
     at: Callable[[int], Metric]
     ks: Callable[[int], Sequence[int]]
+    default: bool = True
 
 
 @dataclass(frozen=True)

@@ -105,6 +105,19 @@ def test_levels_by_hand():
     assert values["pass@2"] == pytest.approx(1 - 1 / 6) and values["pass^2"] == pytest.approx(1 / 6)
     assert values["pass@4"] == 1 and values["pass_gap@4"] == 0.5
     assert values["g-pass@4_0.5"] == 1.0 and values["g-pass@2_0.5"] == pytest.approx(5 / 6)
+    assert "mg-pass@1" not in values and values["mg-pass@2"] == values["pass^2"] and values["mg-pass@4"] == 0.0
+
+
+def test_other_thresholds_of_g_pass_and_their_mean():
+    samples = draws([True, True, True, False])
+    values = {name: find_metric(name)(PROBLEM, samples) for name in ("g-pass@4_0.75", "g-pass@4_1", "g-pass@2_1.0")}
+    assert list(values.values()) == [1.0, 0.0, 0.5]  # 3 of 4 right; not 4 of 4; C(3,2)/C(4,2) pairs
+    assert find_metric("mg-pass@4")(PROBLEM, samples) == 0.5  # (2/4) · (G at 3/4 + G at 1)
+    assert [m.name for m in expand_metrics(["g-pass@k_0.25"], 4)] == [f"g-pass@{k}_0.25" for k in (1, 2, 4)]
+    with pytest.raises(ValueError, match="unknown metric 'g-pass@4_2'"):
+        find_metric("g-pass@4_2")
+    with pytest.raises(ValueError, match="opsd-eval compare BASE OTHER --metric support_loss"):
+        find_metric("support_loss")
 
 
 def test_chance_levels():
