@@ -34,7 +34,7 @@ from opsd_eval.ingest.base import (
     text_or_none,
     texts_of,
 )
-from opsd_eval.ingest.reading import first_row, iter_rows
+from opsd_eval.ingest.reading import files_of, first_row, iter_rows, one_run
 from opsd_eval.records import Problem, Sample
 
 _LISTS = ("texts", "completions")
@@ -43,16 +43,22 @@ _KEYS = {"question", "problem_id", "text", *_LISTS, "draw", "answer", "reference
 
 
 def _matches(path: Path) -> bool:
-    row = first_row(path)
-    return "question" in row and bool({"text", *_LISTS} & set(row))
+    return bool(_files(path))
+
+
+def _files(path: Path) -> list[Path]:
+    rows = [(p, first_row(p)) for p in files_of(path, "*.jsonl", "*.json")]
+    return [p for p, row in rows if "question" in row and {"text", *_LISTS} & set(row)]
 
 
 def _open(path: Path, task: str | None) -> Source:
+    file = one_run(_files(path), task or "generic", path) if path.is_dir() and _files(path) else path
+    if file.is_dir():
+        raise ValueError(f"{path} is a folder without a file of the generic format: give one JSONL file")
+
     def items(log: IngestLog) -> Iterator[Item]:
         drawn: Counter[str] = Counter()
-        if path.is_dir():
-            raise ValueError(f"{path} is a folder: give one JSONL file")
-        for where, row in iter_rows(path, log):
+        for where, row in iter_rows(file, log):
             try:
                 for key in sorted(set(row) - _KEYS):
                     log.note(f"key {key!r} is not part of the generic format and was ignored")
@@ -60,7 +66,7 @@ def _open(path: Path, task: str | None) -> Source:
             except MALFORMED as error:
                 log.bad(where, error)
 
-    return Source((path,), task or "", items)
+    return Source((file,), task or "", items)
 
 
 def _item(row: Mapping[str, Any], task: str | None, drawn: Counter[str], log: IngestLog) -> Item:
