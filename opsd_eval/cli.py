@@ -47,7 +47,7 @@ Exit code 2 when the sets are over different problems: there is nothing to pair.
   opsd-eval report sets/base sets/tuned --out report              # open report/report.html in a browser
   opsd-eval report sets/{base,tuned}_gsm8k sets/{base,tuned}_aime24 --out report     # and generalization gaps
   opsd-eval report --arm base a b --arm tuned c d --out report    # a and c, b and d: one benchmark each
-  opsd-eval report sets/base sets/tuned --out report              # after measure --embeddings minilm: with clusters
+  opsd-eval report sets/base sets/tuned --embeddings minilm --out report            # and embedding clusters
   opsd-eval report sets/base sets/mine/checkpoint-{100,200,300} --out report   # a series, with the onset of collapse
 report/tables/*.csv hold what every plot shows; report/completions/*.txt the full texts of the problems shown."""),
     "probe": ("opsd_eval.probe", "ask a model for its answer part-way through each completion", """\

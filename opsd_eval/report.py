@@ -79,17 +79,19 @@ def _tables(data: ReportData) -> dict:
 
 def report_sets(
     paths: Sequence[Path | str], out: Path | str, *, arms: Mapping[str, Sequence[Path | str]] | None = None,
-    margin: float | None = None,
+    margin: float | None = None, embeddings: str | None = None,
 ) -> Path:
     """A report on sample sets from anywhere, the first being the baseline; grades and measures what is not yet.
 
-    ``arms`` (name: sets) says which sets are one model on several benchmarks, where that is not to be found out.
+    ``arms`` (name: sets) says which sets are one model on several benchmarks, where that is not to be found out;
+    ``embeddings`` names an encoder for embedding clusters and the like.
     """
-    return write_report(gather_sets(paths, arms=arms, margin=margin), out)
+    return write_report(gather_sets(paths, arms=arms, margin=margin, embeddings=embeddings), out)
 
 
 def gather_sets(
-    paths: Sequence[Path | str], *, arms: Mapping[str, Sequence[Path | str]] | None = None, margin: float | None = None
+    paths: Sequence[Path | str], *, arms: Mapping[str, Sequence[Path | str]] | None = None,
+    margin: float | None = None, embeddings: str | None = None,
 ) -> ReportData:
     """What :func:`report_sets` reports on."""
     from opsd_eval.grading import grade_set
@@ -99,8 +101,9 @@ def gather_sets(
         ungraded = _lines(path / "grades.jsonl") < _lines(path / "samples.jsonl")
         if ungraded:
             grade_set(path)
-        if ungraded or not all((path / name).exists() for name in ("measures.csv", "estimates.json")):
-            measure_set(path)
+        unmeasured = not all((path / name).exists() for name in ("measures.csv", "estimates.json"))
+        if ungraded or unmeasured or embeddings is not None:
+            measure_set(path, embeddings=embeddings)
     return report_data.from_sets(paths, arms=arms, margin=margin)
 
 
@@ -133,6 +136,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--out", required=True, metavar="DIR", help="folder to write into")
     parser.add_argument(
+        "--embeddings", metavar="ENCODER", help="add embedding clusters: minilm, tfidf, or a model folder"
+    )
+    parser.add_argument(
         "--margin", type=float, metavar="X",
         help="difference in accuracy too small to matter, such as 0.02: makes 'preserved' possible",
     )  # fmt: skip
@@ -147,7 +153,7 @@ def run(args: argparse.Namespace) -> int:
         arms.setdefault(name, []).extend(paths)
     if not args.sets and not arms:
         raise ValueError("report needs at least one sample set: opsd-eval report SET… --out DIR")
-    data = gather_sets(args.sets, arms=arms, margin=args.margin)
+    data = gather_sets(args.sets, arms=arms, margin=args.margin, embeddings=args.embeddings)
     page = write_report(data, args.out)
     document = scorecard.scorecard_document(data.rows, {"level": data.settings.level})
     print(scorecard_text.terminal(document, data.about), end="\n\n")

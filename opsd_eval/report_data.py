@@ -100,7 +100,7 @@ def from_sets(
     import pandas as pd
 
     sets = tables.loose_sets(paths, arms=arms)
-    values, notes = _equal_draws(tables.problem_values(sets))
+    values, notes = _equal_draws(_distinct_ids(tables.problem_values(sets)))
     names = list(dict.fromkeys(s.arm for s in sets))
     metrics = set(values["metric"])
     shared = set.intersection(*(set(part["metric"]) for _, part in values.groupby("path"))) or metrics
@@ -128,6 +128,12 @@ def from_sets(
         draws=_draws(values) if values.groupby("path")["n"].max().nunique() == 1 else None,
         pairs=_pairs(reported, contrasts, level),
     )  # fmt: skip
+
+
+def _distinct_ids(values: Frame) -> Frame:
+    """The values with the split before every problem's id, where logs of two benchmarks both count from 0."""
+    ids = values[["split", "problem_id"]].drop_duplicates()["problem_id"]
+    return values.assign(problem_id=values["split"] + "/" + values["problem_id"]) if ids.duplicated().any() else values
 
 
 def _contrasts(values: Frame, arms: Sequence[str]) -> tuple[list[tuple[str, str]], list[str]]:

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from opsd_eval import figures, records, report, report_data, report_page, report_samples, scorecard
+from opsd_eval.ingest import ingest
 
 ARMS = ("base", "standard", "purified")
 SETTINGS = scorecard.ScorecardSettings(
@@ -190,6 +191,23 @@ def test_a_second_benchmark_gives_gaps_and_every_family(tmp_path, make_set, caps
     assert all(f'id="figure-{name}"' in page for name in ("accuracy", "diversity", "markers", "gap"))
     printed = capsys.readouterr().out
     assert "gap id-ood" in printed and "marker_rate" in printed and printed.rstrip().endswith("report.html")
+
+
+def test_problems_that_two_benchmarks_number_alike_stay_apart(tmp_path):
+    rows = [{"problem_id": at, "question": "{} {}?", "answer": 1, "cluster": "", "text": "\\boxed{1}"} for at in range(4)]
+    for name, more in (("base_id", 0), ("tuned_id", 1), ("base_ood", 0), ("tuned_ood", 1)):
+        where = name[-2:]
+        log = [r | {"question": f"{where} {r['problem_id']}?", "cluster": f"{where}{r['problem_id'] // 2}",
+                    "text": "\\boxed{1}" if r["problem_id"] % 2 >= more else "\\boxed{2}"} for r in rows]  # fmt: skip
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in log), encoding="utf-8")
+        ingest(tmp_path / f"{name}.jsonl", tmp_path / name)
+    report.report_sets([tmp_path / n for n in ("base_id", "tuned_id", "base_ood", "tuned_ood")], tmp_path / "out")
+    values = pd.read_csv(tmp_path / "out" / "tables" / "problem_values.csv")
+    assert set(values["split"]) == {"id", "ood"} and set(values["arm"]) == {"base", "tuned"}
+    assert values.groupby("split")["cluster"].unique().map(sorted).to_dict() == {"id": ["id0", "id1"], "ood": ["od0", "od1"]}
+    rows = json.loads((tmp_path / "out" / "scorecard.json").read_text())["rows"]
+    (gap,) = [r for r in rows if r["metric"] == "generalization_gap_avg@1"]
+    assert gap["difference"] == 0 and gap["n_problems"] == 8 and gap["contrast"] == "tuned-base"
 
 
 def test_arms_can_be_named(tmp_path, make_set):
