@@ -98,9 +98,9 @@ def train_config(config: AblationConfig, world: str, base_seed: int, arm: str, t
 def _training(config: AblationConfig, study: Path, world: str, base_seed: int, arm: str, train_seed: int) -> Job | None:
     run = run_name(world, base_seed, arm, train_seed)
     last = max(config.evaluate_steps)
-    if (study / run / "checkpoints" / f"step-{last:06d}").exists():
-        return None
     values = train_config(config, world, base_seed, arm, train_seed)
+    if stages.is_trained(study / run / "checkpoints" / f"step-{last:06d}", values):
+        return None
     return Job(
         run, stages.train_run, {"config": values, "out": str(study / run)}, weight=float(last),
         progress=functools.partial(_trained_share, study / run, last),
@@ -116,7 +116,7 @@ def _evaluation(
 ) -> Job | None:
     world, split, step = place
     folder = set_folder(study, run, world, split, step)
-    if stages.is_measured(folder):
+    if stages.is_measured_from(folder, model):
         return None
     arguments = {
         "model_path": str(model), "out": str(folder), "name": run, "draws": config.draws, "step": step,

@@ -21,6 +21,7 @@ from resource import RUSAGE_CHILDREN, RUSAGE_SELF, getrusage
 from typing import TYPE_CHECKING, Any
 
 from opsd_eval.jsonl import read_json, read_jsonl, write_json, write_text
+from opsd_eval.whole import what_is_broken
 
 if TYPE_CHECKING:
     from opsd_eval.records import Problem
@@ -56,7 +57,7 @@ class Settings:
 
 def train(settings: Settings, arm: str) -> None:
     """Train one method in a process of its own, going on from its newest checkpoint."""
-    if settings.checkpoint(arm).exists():  # whole or absent
+    if settings.checkpoint(arm).exists() and what_is_broken(settings.checkpoint(arm)) is None:
         return
     run = settings.out / arm
     overrides = {

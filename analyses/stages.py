@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from opsd_eval.records import read_json
+from opsd_eval.records import read_json, read_run, sha256_folder
+from opsd_eval.whole import MANIFEST, what_is_broken
 
 
 def warm_up() -> None:
@@ -40,13 +41,13 @@ def evaluate_set(
     from opsd_eval.engines.base import Sampling
     from opsd_eval.grading import grade_set
     from opsd_eval.measure import measure_set
-    from opsd_eval.records import new_run_record, sha256_folder
-    from opsd_eval.sampling import sample_benchmark
+    from opsd_eval.records import new_run_record
+    from opsd_eval.sampling import model_record, sample_benchmark
 
     settings = Sampling(**sampling)
     problems = load_benchmark(benchmark["name"], limit=benchmark["limit"], seed=benchmark["seed"])
     engine: Any = load_engine("transformers", model_path)
-    model = {"path": portable(model_path), "sha256": sha256_folder(model_path), "adapter": None, "step": step}
+    model = {**model_record(model_path), "path": portable(model_path), "step": step}
     run = new_run_record(
         name, "samples", model=model, config={"benchmark": dict(benchmark), "draws": draws}, sampling=dict(sampling),
         seed=settings.seed,
@@ -88,6 +89,25 @@ def portable(path: str) -> str:
 def is_measured(folder: Path) -> bool:
     """Whether a sample set went through all three steps (measuring comes last and writes whole files)."""
     return (folder / "measures.csv").exists() and (folder / "estimates.json").exists()
+
+
+def is_measured_from(folder: Path, model: Path) -> bool:
+    """Whether a sample set is measured and its completions are those of the model as it is now (if it still is)."""
+    if not is_measured(folder) or not (model / "config.json").exists():
+        return is_measured(folder)
+    return read_run(folder).model.get("sha256") in (None, sha256_folder(model))
+
+
+def is_trained(checkpoint: Path, config: Mapping[str, Any]) -> bool:
+    """Whether the last checkpoint of a run of this training config is there, whole.
+
+    Any other is left to the trainer: it goes on from an older one, or says which settings differ.
+    """
+    from opsd_train.config import TrainConfig
+
+    if not checkpoint.exists() or what_is_broken(checkpoint) is not None:
+        return False
+    return read_json(checkpoint / MANIFEST).get("config_hash") == TrainConfig.from_dict(config).hash
 
 
 def steps_logged(run: Path) -> int:

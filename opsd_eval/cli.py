@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from opsd_eval.interrupts import Terminated, terminable
 from opsd_eval.visible import visible
+from opsd_eval.workers import WorkerLost
 
 #: verb → (module with add_arguments(parser) and run(args) -> exit code, what it does, examples and what comes of them).
 VERBS = {
@@ -101,6 +102,8 @@ def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; the exit code is 0, or 2 with one message for a mistake of the user's or a disk that refuses.
 
+    1: a worker process was lost (or the verb found something, as ``audit`` does).
+
     SIGTERM and Ctrl-C end the verb with what is finished on disk: exit codes 143 and 130.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -112,6 +115,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ValueError as error:
         print(f"opsd-eval: {visible(str(error))}", file=sys.stderr)
         return 2
+    except WorkerLost as error:
+        print(f"opsd-eval: {error}; what is finished is kept, run the same command again", file=sys.stderr)
+        return 1
     except BrokenPipeError:  # the reader of our output has left, for instance `| head`
         sys.stderr.close()
         return 0

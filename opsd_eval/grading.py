@@ -143,7 +143,8 @@ def grade_set(path: Path | str, *, force: bool = False, processes: int | None = 
     with locked(folder, refusal, name=".grading.lock"):
         if force:
             target.unlink(missing_ok=True)
-        target.touch()
+        if not target.exists():  # a touch would make what was measured from it look old
+            target.touch()
         mend_jsonl(target)
         done = _graded_keys(target)
         lines, pending = _count_pending(folder, done)

@@ -286,8 +286,22 @@ def sha256_ids(ids: Sequence[int]) -> str:
 
 def sha256_folder(folder: Path | str) -> str:
     """Hex SHA-256 over the names and bytes of a model folder's weight files (``*.safetensors``)."""
+    return _sha256_files(Path(folder).glob("*.safetensors"))
+
+
+def sha256_setup(folder: Path | str, *others: Path | str) -> str:
+    """The same over what else decides a model's numbers: config, tokenizer, chat template; then ``others``."""
+    found = {path for pattern in _SETUP for path in Path(folder).glob(pattern)}
+    return _sha256_files([*found, *map(Path, others)])
+
+
+_SETUP = ("config.json", "generation_config.json", "adapter_config.json", "tokenizer*", "special_tokens_map.json",
+          "added_tokens.json", "vocab.*", "merges.txt", "*.model", "chat_template*")  # fmt: skip
+
+
+def _sha256_files(paths: Iterable[Path]) -> str:
     digest = hashlib.sha256()
-    for path in sorted(Path(folder).glob("*.safetensors")):
+    for path in sorted(p for p in paths if p.is_file()):
         digest.update(path.name.encode())
         with path.open("rb") as file:
             while block := file.read(1 << 20):

@@ -193,7 +193,7 @@ def directions(metrics: set[str] | Sequence[str], n: int) -> dict[str, str]:
     from opsd_eval.metrics import METRICS, default_metrics
 
     known = {metric.name: metric.better for metric in [*METRICS.values(), *default_metrics(n)]}
-    return {name: known.get(name, "neither") for name in metrics}
+    return {name: known.get(name, "neither") for name in sorted(metrics)}
 
 
 def _largest(metrics: set[str], prefix: str) -> str | None:

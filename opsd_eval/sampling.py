@@ -33,6 +33,7 @@ from opsd_eval.records import (
     sampled_keys,
     sha256_folder,
     sha256_ids,
+    sha256_setup,
     write_problems,
     write_run,
 )
@@ -49,6 +50,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 _FLUSH_SECONDS = 1.0
 _COMPARED = ("kind", "model", "config", "sampling", "seed")
+_SINCE = ("setup_sha256", "adapter_setup_sha256")  # parts of a model that older records do not have
 
 
 def sample_benchmark(
@@ -153,6 +155,7 @@ def _claim(out: Path, run: RunRecord, problems: Sequence[Problem]) -> None:
         write_run(out, run)
     else:
         there = read_run(out)
+        run = replace(run, model={k: v for k, v in run.model.items() if k in there.model or k not in _SINCE})
         changed = [line for name in _COMPARED for line in _differences(name, getattr(there, name), getattr(run, name))]
         if changed:
             raise ValueError(
@@ -252,13 +255,18 @@ def _engine_options(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def model_record(path: str | Path, adapter: str | Path | None = None) -> dict[str, Any]:
-    """The model part of a run record: path, checksum of the weights when they are on disk, adapter and its checksum."""
+    """The model part of a run record: path and adapter, each with the checksums of what is on disk.
+
+    ``sha256`` is that of the weights, ``setup_sha256`` that of config, tokenizer and chat template.
+    """
     record: dict[str, Any] = {
         "path": str(path), "sha256": sha256_folder(path) if Path(path).is_dir() else None,
+        "setup_sha256": sha256_setup(path) if Path(path).is_dir() else None,
         "adapter": None if adapter is None else str(adapter), "step": None,
     }  # fmt: skip
     if adapter is not None:
         record["adapter_sha256"] = sha256_folder(adapter)
+        record["adapter_setup_sha256"] = sha256_setup(adapter)
     return record
 
 

@@ -19,6 +19,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 
+class WorkerLost(RuntimeError):
+    """A worker process ended before its work: killed, out of memory, or an error that it printed itself."""
+
+
 def default_processes() -> int:
     """Processes to use unless told otherwise: the cores this process may use, at most 8."""
     return max(1, min(8, len(os.sched_getaffinity(0))))
@@ -28,7 +32,8 @@ def run_tasks(target: str, tasks: Iterable[dict[str, Any]], *, processes: int) -
     """Yield ``function(task)`` for each task, in order; ``target`` is ``"module:function"``.
 
     With one process the function runs here. At most two tasks a process are in flight, so a lazy ``tasks`` stays
-    lazy. A ``ValueError`` in a worker is raised here with its message; any other failure is a ``RuntimeError``.
+    lazy. A ``ValueError`` in a worker is raised here with its message; any other failure, the
+    end of its process included, is a :class:`WorkerLost`.
     """
     if processes <= 1:
         yield from map(resolve(target), tasks)
@@ -88,9 +93,11 @@ class _Worker:
             self.process.stdin.flush()
             line = self.process.stdout.readline()
         except (BrokenPipeError, ValueError) as error:
-            raise RuntimeError(f"worker process {self.process.pid} is gone: {error}") from error
+            raise WorkerLost(f"worker process {self.process.pid} is gone: {error}") from error
         if not line.endswith(b"\n"):
-            raise RuntimeError(f"worker process {self.process.pid} ended (exit code {self.process.poll()})")
+            code = self.process.wait()
+            how = f"exit code {code}" if code >= 0 else f"signal {-code}; out of memory?"
+            raise WorkerLost(f"worker process {self.process.pid} ended ({how})")
         answer = json.loads(line)
         if "value_error" in answer:
             raise ValueError(answer["value_error"])

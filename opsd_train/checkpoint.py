@@ -2,30 +2,25 @@
 
 ``checkpoints/step-000100/`` holds the model in Hugging Face form (weights or adapter, tokenizer), ``optimizer`` and
 ``ema`` tensors, the random state of every process, and ``checkpoint.json``: step, config hash, size and SHA-256 of
-every file. The folder is written under a temporary name, forced to the disk, then renamed.
+every file (:mod:`opsd_eval.whole`).
 """
 
 from __future__ import annotations
 
-import hashlib
-import os
 import random
 import re
-import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from opsd_eval.records import read_json, write_json
+from opsd_eval.records import write_json
+from opsd_eval.whole import what_is_broken
 from opsd_train.policy import Policy
 
-MANIFEST = "checkpoint.json"
 _NAME = re.compile(r"step-(\d{6,})")
 
 
@@ -50,49 +45,6 @@ def newest_whole(out: Path) -> Path | None:
             return folder
         print(f"{folder}: not usable ({fault}); looking for an older one", file=sys.stderr)
     return None
-
-
-def what_is_broken(folder: Path) -> str | None:
-    """Why a checkpoint is not whole, or ``None`` if it is."""
-    try:
-        files = read_json(folder / MANIFEST)["files"]
-        for name, entry in files.items():
-            path = folder / name
-            if not path.is_file():
-                return f"{name} is missing"
-            if path.stat().st_size != entry["bytes"]:
-                return f"{name} has {path.stat().st_size} bytes, written were {entry['bytes']}"
-            if _sha256(path) != entry["sha256"]:
-                return f"{name} does not match its checksum"
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        return f"{MANIFEST}: {error}"
-    return None
-
-
-@contextmanager
-def whole_folder(final: Path, manifest: Mapping[str, Any]) -> Iterator[Path]:
-    """A temporary folder that becomes ``final``, with its manifest, when the block ends well; else it vanishes."""
-    final.parent.mkdir(parents=True, exist_ok=True)
-    temporary = final.parent / f".{final.name}.partial"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    try:
-        yield temporary
-        files = sorted(p for p in temporary.rglob("*") if p.is_file())
-        entries = {str(p.relative_to(temporary)): {"bytes": p.stat().st_size, "sha256": _sha256(p)} for p in files}
-        for path in files:
-            _sync(path)
-        write_json(temporary / MANIFEST, {**manifest, "files": entries})
-        _sync(temporary)
-        if final.exists():  # only ever a broken one: a whole one is not written again
-            shutil.rmtree(final)
-        temporary.rename(final)
-        _sync(final.parent)
-    except BaseException as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        if type(error).__name__ == "SafetensorError":  # its only way to say that the disk is full
-            raise OSError(f"{final} could not be written: {error}") from error
-        raise
 
 
 @dataclass(frozen=True)
@@ -226,16 +178,3 @@ def _copy_whole(into: Tensor, value: Tensor) -> None:
         value = distribute_tensor(value.to(into.device), into.device_mesh, into.placements)
     with torch.no_grad():
         into.copy_(value)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

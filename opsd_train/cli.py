@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from opsd_eval.secrets import REMOTE_CODE
+from opsd_eval.visible import visible
 
 if TYPE_CHECKING:
     from opsd_eval.records import Problem
@@ -29,7 +30,8 @@ Train into a run folder: run.json (written first), train.jsonl (a line a step), 
 
 Any field of the config can be given as --group.field value; all are listed below with their defaults. A recipe
 is a complete config; `opsd-train list` shows them. Exit codes: 0 done, 1 stopped by a health check, 2 bad input,
-130 and 143 stopped by Ctrl-C and SIGTERM; in all of these but 2 the state is saved and --resume goes on.
+3 another process of the run has ended, 130 and 143 stopped by Ctrl-C and SIGTERM; after 1, 130 and 143 the state is
+saved, after 3 the last checkpoint is, and --resume goes on.
 Several GPUs: accelerate launch --config_file configs/accelerate/ddp.yaml -m opsd_train.cli run RECIPE ...
 (fsdp.yaml beside it shards weights, gradients and optimiser state, as --run.sharding full does.)
 Two CPU processes: ACCELERATE_USE_CPU=true python -m torch.distributed.run --nproc-per-node 2 -m opsd_train.cli run ...
@@ -48,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return args.body(args, rest) if takes_overrides else args.body(args)
     except ValueError as error:
-        print(f"opsd-train {args.command}: {error}", file=sys.stderr)
+        print(f"opsd-train {args.command}: {visible(str(error))}", file=sys.stderr)
         return 2
     except OSError as error:
         print(f"opsd-train {args.command}: {error}; check the path, its permissions and free space", file=sys.stderr)
@@ -134,7 +136,7 @@ def _run(args: argparse.Namespace, overrides: list[str]) -> int:
         print(f"opsd-train: {REMOTE_CODE}", file=sys.stderr)
     from accelerate import PartialState
 
-    from opsd_train.stopping import Interrupted, Unhealthy
+    from opsd_train.stopping import Interrupted, PeerLost, Unhealthy
     from opsd_train.trainer import train
 
     try:
@@ -145,6 +147,9 @@ def _run(args: argparse.Namespace, overrides: list[str]) -> int:
     except Unhealthy as stop:
         print(f"\nopsd-train run: {stop}", file=sys.stderr)
         return 1
+    except PeerLost as stop:
+        print(f"\nopsd-train run: {stop}", file=sys.stderr)
+        return 3
     PartialState().destroy_process_group()
     return 0
 

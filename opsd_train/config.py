@@ -157,8 +157,14 @@ class TrainConfig:
     @property
     def hash(self) -> str:
         """16 hex digits that change with any field that can change a number (see :data:`FREE_FIELDS`)."""
-        flat = {name: value for name, value in flatten(self).items() if name not in FREE_FIELDS}
-        return hashlib.sha256(dumps(dict(sorted(flat.items()))).encode()).hexdigest()[:16]
+        return hash_of(self.to_dict())
+
+
+def hash_of(values: Mapping[str, Mapping[str, Any]]) -> str:
+    """The hash of nested plain values as they are: of a record, what the config had when it was written."""
+    flat = {f"{group}.{key}": value for group, items in values.items() for key, value in items.items()}
+    kept = {name: value for name, value in sorted(flat.items()) if name not in FREE_FIELDS}
+    return hashlib.sha256(dumps(kept).encode()).hexdigest()[:16]
 
 
 # Fields that may differ between a run and its resumption: no number depends on them.

@@ -229,13 +229,17 @@ def _with_adapter(model: nn.Module, config: ModelConfig) -> Any:
 
 
 def source_of(config: ModelConfig, model: Any) -> dict[str, Any]:
-    """Path as given, the revision that was resolved, and a checksum of local weights: ``model`` of ``run.json``."""
-    from opsd_eval.records import sha256_folder
+    """Path as given, the revision that was resolved, and checksums of local files: ``model`` of ``run.json``.
+
+    ``sha256`` is that of the weights, ``setup_sha256`` that of config, tokenizer and chat template.
+    """
+    from opsd_eval.records import sha256_folder, sha256_setup
 
     folder = Path(resolve_path(config.path))
     record: dict[str, Any] = {"path": config.path, "revision": getattr(model.config, "_commit_hash", None)}
     if folder.is_dir():
         record["sha256"] = sha256_folder(folder)
+        record["setup_sha256"] = sha256_setup(folder, *filter(None, [config.chat_template]))
     return record
 
 

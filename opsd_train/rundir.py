@@ -9,9 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from opsd_eval.locks import locked as folder_locked
-from opsd_eval.records import append_jsonl, dumps, new_run_record, read_jsonl, read_run, write_run, write_text
+from opsd_eval.records import (
+    append_jsonl,
+    dumps,
+    new_run_record,
+    read_json,
+    read_jsonl,
+    read_run,
+    write_run,
+    write_text,
+)
 from opsd_eval.secrets import redact
-from opsd_train.config import TrainConfig, differences
+from opsd_eval.whole import MANIFEST
+from opsd_train.config import TrainConfig, differences, hash_of
 
 
 def locked(out: Path) -> AbstractContextManager[None]:
@@ -46,9 +56,27 @@ def claim(out: Path, config: TrainConfig, *, resume: bool, at_step: int) -> None
         raise ValueError(f"{out} already holds this run (step {at_step}): pass --resume to go on, or another --out.")
 
 
+def check_origin(out: Path, found: Path, config: TrainConfig) -> None:
+    """Refuse to go on from a checkpoint that a run with another config left in this folder."""
+    written = read_json(found / MANIFEST).get("config_hash")
+    recorded = read_run(out).config if (out / "run.json").exists() else {}
+    if written not in (config.hash, hash_of(recorded)):  # the record's own hash: options may have been added since
+        raise ValueError(
+            f"{found} was written by a run with another config (hash {written}, this run's is {config.hash}): remove "
+            "that checkpoint and those after it, or choose another --out."
+        )
+
+
 def write_record(out: Path, config: TrainConfig, model: Mapping[str, Any]) -> None:
-    """Write ``run.json`` before the work; an earlier one of the same run stays as it is."""
+    """Write ``run.json`` before the work; an earlier one stays, if it was the same model then."""
     if (out / "run.json").exists():
+        there = read_run(out).model
+        changed = [key for key in model if key.endswith("sha256") and there.get(key, model[key]) != model[key]]
+        if changed:
+            raise ValueError(
+                f"{out} was begun with other files of {model.get('path')!r} ({', '.join(changed)} of model in run.json "
+                "differ from those of the files there now): put the old files back, or choose another --out."
+            )
         return
     name = config.run.name or out.name
     run = new_run_record(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 
 from opsd_train.config import RunConfig
 
@@ -21,6 +23,32 @@ class Interrupted(Exception):
 
 class Unhealthy(Exception):
     """The run stopped because of its own numbers, after saving its state."""
+
+
+class PeerLost(Exception):
+    """Another process of the run has ended or cannot be reached; what is saved stays."""
+
+
+_LOST = re.compile(
+    r"connection (?:closed|reset) by peer|broken pipe|timed out waiting|connection refused|no route to host"
+    r"|socket timeout|connection was likely closed|remote process exited",
+    re.IGNORECASE,
+)
+
+
+@contextmanager
+def together(processes: int, out: Path) -> Iterator[None]:
+    """Turn what a collective call says when a process of several is gone into :class:`PeerLost`."""
+    try:
+        yield
+    except RuntimeError as error:
+        if processes < 2 or not (_LOST.search(str(error)) or type(error).__name__.startswith("Dist")):
+            raise
+        raise PeerLost(
+            f"another of this run's {processes} processes has ended or cannot be reached "
+            f"({' '.join(str(error).split())[:200]}). Every whole checkpoint in {out} is kept: see what that process "
+            "said, and start all of them again with --resume"
+        ) from error
 
 
 class Signals:

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from opsd_eval.records import Problem, read_jsonl
+from opsd_eval.whole import what_is_broken, whole_folder
 from opsd_train import checkpoint, rundir
 from opsd_train.config import OptimConfig, TrainConfig, flatten, validate
 from opsd_train.data import TrainingData, load_data
@@ -35,7 +36,7 @@ from opsd_train.policy import Policy, load_policy, load_tokenizer
 from opsd_train.rollouts import Rollout, Sampler, micro_batches, step_rows
 from opsd_train.sharding import gathered, shard
 from opsd_train.steplog import Clock, StepSums, flat_numbers, progress_bar, show
-from opsd_train.stopping import Health, Interrupted, Unhealthy, listening
+from opsd_train.stopping import Health, Interrupted, Unhealthy, listening, together
 from opsd_train.sync import make_sampler
 from opsd_train.targets import get_target
 
@@ -60,7 +61,7 @@ def train(config: TrainConfig, out: Path | str, *, resume: bool = False) -> None
 
     ``resume`` goes on from the newest whole checkpoint, to the same numbers as an uninterrupted run; on an empty
     folder it starts from the beginning. Raises ``Interrupted`` after SIGTERM or Ctrl-C and ``Unhealthy`` when the
-    numbers are not worth going on with, both with the state saved.
+    numbers are not worth going on with, both with the state saved, and ``PeerLost`` when another process has ended.
     """
     config, out = as_launched(validate(config), os.environ), Path(out)
     if config.run.threads:
@@ -70,6 +71,7 @@ def train(config: TrainConfig, out: Path | str, *, resume: bool = False) -> None
         if accelerator.is_main_process:
             stack.enter_context(rundir.locked(out))
         signals = stack.enter_context(listening())
+        stack.enter_context(together(accelerator.num_processes, out))
         session, step = start(config, out, accelerator, resume=resume)
         stack.callback(session.sampler.close)
         health = Health(config.run)
@@ -160,6 +162,8 @@ def start(config: TrainConfig, out: Path, accelerator: Any, *, resume: bool) -> 
     done = int(found.name.removeprefix("step-")) if found else 0
     if accelerator.is_main_process:
         rundir.claim(out, config, resume=resume, at_step=done)
+        if found:
+            rundir.check_origin(out, found, config)
     tokenizer = load_tokenizer(config.model)
     data = load_data(config, tokenizer)
     policy = load_policy(config.model, config.method, tokenizer, seed=config.run.seed, device=accelerator.device)
@@ -259,13 +263,13 @@ def save(session: Session, step: int, rng: dict[str, Tensor]) -> None:
     """Write the checkpoint of ``step``, whole or not at all, unless a whole one is there."""
     accelerator = session.accelerator
     final = checkpoint.checkpoint_path(session.out, step)
-    if final.exists() and checkpoint.what_is_broken(final) is None:
+    if final.exists() and what_is_broken(final) is None:
         return
     tensors = checkpoint.collect(session.policy, session.optimizer.optimizer)
     random_states = gather_object([rng])
     if accelerator.is_main_process:
         rundir.sync_log(session.out)
-        with checkpoint.whole_folder(final, {"step": step, "config_hash": session.config.hash}) as folder:
+        with whole_folder(final, {"step": step, "config_hash": session.config.hash}) as folder:
             checkpoint.write(folder, session.policy, tensors, random_states)
     accelerator.wait_for_everyone()
 

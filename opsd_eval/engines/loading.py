@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from opsd_eval.records import read_json, sha256_folder
+from opsd_eval.whole import MANIFEST, what_is_broken
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -27,6 +28,17 @@ def check_model(path: str | Path) -> None:
         missing.append("tokenizer.json")
     if missing:
         raise ValueError(f"model folder {folder} lacks {', '.join(missing)}; save_pretrained writes all of them")
+
+
+def check_whole(path: str | Path) -> None:
+    """Refuse a checkpoint of ours whose weights, config or tokenizer are not what was written."""
+    folder = Path(path)
+    used = lambda name: not name.startswith(("optimizer.", "ema.", "rng-"))  # noqa: E731
+    if (folder / MANIFEST).exists() and (fault := what_is_broken(folder, only=used)) is not None:
+        raise ValueError(
+            f"checkpoint {folder} is damaged ({fault}); use another one. Training that goes on from an earlier one "
+            "(--resume, with this and all later ones removed) writes it again"
+        )
 
 
 def load_tokenizer(path: str | Path, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
@@ -52,6 +64,7 @@ def load_model(
     from transformers import AutoModelForCausalLM
 
     check_model(path)
+    check_whole(path)
     if adapter is not None:
         check_adapter(adapter, path)
     try:
@@ -82,6 +95,7 @@ def check_adapter(adapter: str | Path, base: str | Path) -> None:
     vocabulary, and the last part of the base's name that peft recorded must be the last part of the base's path.
     """
     folder = Path(adapter)
+    check_whole(folder)
     if missing := [n for n in ("adapter_config.json", "adapter_model.safetensors") if not (folder / n).is_file()]:
         raise ValueError(f"adapter folder {folder} lacks {', '.join(missing)}; peft's save_pretrained writes them")
     stated = folder / "base.json"

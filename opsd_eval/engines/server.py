@@ -9,7 +9,6 @@ names what is missing, after handing over all that was finished. A server that g
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import queue
 import threading
@@ -49,6 +48,9 @@ class ServerEngine:
         self.tokenizer = load_tokenizer(tokenizer or model, trust_remote_code=trust_remote_code)
         self.context_length = self._find_model()
         self._ends = set(end_ids(self.tokenizer.eos_token_id, _own_ends(tokenizer or model)))
+        self._may_end = self._ends | set(self.tokenizer.all_special_ids)
+        self._vocabulary = max(self.tokenizer.get_vocab().values()) + 1
+        self._gave_ids = False
         self._adapters_used = 0
         self._adapter: tuple[str, Path] | None = None
         self._loading = threading.Lock()
@@ -62,8 +64,9 @@ class ServerEngine:
             except (KeyError, TypeError, AttributeError):
                 raise BadAnswer("the list of models is malformed") from None
             if self.model not in served:
-                raise ValueError(unknown_name("served model", self.model, list(served)))
-            return served[self.model] if isinstance(served[self.model], int) else None
+                raise ValueError(self.wire.clean(unknown_name("served model", self.model, list(served))))
+            length = served[self.model]
+            return length if type(length) is int and length > 0 else None
 
         return self.wire.ask("/models", None, read)
 
@@ -182,43 +185,54 @@ class ServerEngine:
         if not isinstance(answer, dict) or not isinstance(answer.get("choices"), list):
             raise BadAnswer("no list of choices")
         if answer.get("model") != self.model:
-            other = str(answer.get("model"))[:200]
+            other = self.wire.clean(str(answer.get("model")))[:200]
             raise ValueError(f"{self.wire.url}: asked for model {self.model!r}, answered by {other!r}")
         if len(answer["choices"]) != 1 or not isinstance(answer["choices"][0], dict):
             raise BadAnswer(f"{len(answer['choices'])} choices where 1 was asked for")
         choice = answer["choices"][0]
+        if choice.get("index", 0) != 0:
+            raise BadAnswer(f"a choice with index {str(choice['index'])[:40]} where 0 was asked for")
         if "token_ids" not in choice or "prompt_token_ids" not in choice:
+            if self._gave_ids:
+                raise BadAnswer("an answer without token ids")
             raise ValueError(
                 f"{self.wire.url}: the server returns no token ids; it must support return_token_ids, as vLLM does"
             )
         if choice["prompt_token_ids"] != list(request.prompt_ids):
             raise BadAnswer("an answer to another prompt")
-        ids, reason = choice["token_ids"], choice.get("finish_reason")
-        if not _are_ids(ids) or not 0 < len(ids) <= sampling.max_new_tokens:
-            raise BadAnswer("token ids are missing, malformed or too many")
+        ids, reason = self._ids(choice["token_ids"], sampling), choice.get("finish_reason")
         room = (self.context_length or 10**9) - len(request.prompt_ids)
         if reason not in ("stop", "length") or (reason == "length" and len(ids) < min(sampling.max_new_tokens, room)):
             raise BadAnswer(f"an unfinished answer: {len(ids)} tokens, finish_reason {str(reason)[:40]!r}")
-        if reason == "stop" and ids[-1] not in {*sampling.stop_token_ids, *self._ends, choice.get("stop_reason")}:
+        stated = {ids[-1]} & self._may_end if choice.get("stop_reason") == ids[-1] else set()
+        if reason == "stop" and ids[-1] not in {*sampling.stop_token_ids, *self._ends, *stated}:
             raise BadAnswer(f"it says that it stopped, but its last token {ids[-1]} is none to stop at")
         logp = _logp(choice, len(ids)) if logprobs else None
-        return Completion(request.problem_id, request.draw, tuple(ids), reason, logp)
+        self._gave_ids = True
+        return Completion(request.problem_id, request.draw, ids, reason, logp)
 
-
-def _are_ids(ids: Any) -> bool:
-    return isinstance(ids, list) and all(type(i) is int and 0 <= i < 2**31 for i in ids)
+    def _ids(self, ids: Any, sampling: Sampling) -> tuple[int, ...]:
+        """The answer's token ids, each of the vocabulary, none after one that ends a completion."""
+        if not isinstance(ids, list) or not all(type(i) is int and 0 <= i < self._vocabulary for i in ids):
+            raise BadAnswer("token ids are missing, malformed or beyond the vocabulary")
+        if not 0 < len(ids) <= sampling.max_new_tokens:
+            raise BadAnswer(f"{len(ids)} tokens where 1 to {sampling.max_new_tokens} were asked for")
+        if set(ids[:-1]) & set(end_ids(sampling.stop_token_ids, self.tokenizer.eos_token_id)):
+            raise BadAnswer("it goes on after a token to stop at")
+        return tuple(ids)
 
 
 def _logp(choice: dict[str, Any], count: int) -> tuple[float, ...]:
     block = choice.get("logprobs")
     values = block.get("token_logprobs") if isinstance(block, dict) else None
-    if not isinstance(values, list) or len(values) != count or not all(_is_finite(v) for v in values):
-        raise BadAnswer("log-probabilities are missing or do not match the tokens")
+    if not isinstance(values, list) or len(values) != count or not all(map(_is_logp, values)):
+        raise BadAnswer("log-probabilities are missing, above 0 or not as many as tokens")
     return tuple(float(v) for v in values)
 
 
-def _is_finite(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+def _is_logp(value: Any) -> bool:
+    """A finite number, at most 0 but for rounding."""
+    return type(value) in (int, float) and -1e30 < value < 1e-3
 
 
 def _own_ends(folder: str | Path) -> list[int]:

@@ -29,9 +29,10 @@ class VllmEngine:
         self, model_path: str | Path, *, adapter: str | Path | None = None, adapters: bool = False,
         max_lora_rank: int = 64, batch_size: int | None = None, trust_remote_code: bool = False, **options: Any,
     ) -> None:  # fmt: skip
-        from opsd_eval.engines.loading import check_adapter, check_model, load_tokenizer
+        from opsd_eval.engines.loading import check_adapter, check_model, check_whole, load_tokenizer
 
         check_model(model_path)
+        check_whole(model_path)
         if adapter is not None:
             check_adapter(adapter, model_path)
         llm_class = _import_vllm()

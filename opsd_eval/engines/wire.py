@@ -28,6 +28,7 @@ from http.client import HTTPException
 from typing import Any, TypeVar
 
 from opsd_eval.secrets import redact
+from opsd_eval.visible import visible
 
 T = TypeVar("T")
 
@@ -185,10 +186,12 @@ class Wire:
                 if error.code not in _RETRIED:
                     raise (Unknown if error.code == 404 else ValueError)(f"{self.url}{path}: {reason}") from None
                 wait = _retry_after(error)
-            except urllib.error.URLError as error:  # nobody listens
-                reason, since = self._clean(f"{type(error).__name__}: {error}"), since or time.monotonic()
+            except urllib.error.URLError as error:  # nobody listens, unless the connection broke while we spoke
+                reason = self.clean(f"{type(error).__name__}: {error}")
+                broke = isinstance(error.reason, ConnectionResetError | BrokenPipeError | ConnectionAbortedError)
+                since = None if broke else since or time.monotonic()
             except (OSError, HTTPException, BadAnswer) as error:
-                reason, since = self._clean(f"{type(error).__name__}: {error}"), None
+                reason, since = self.clean(f"{type(error).__name__}: {error}"), None
             if since is not None and self._met:
                 over = time.monotonic() - since > self.outage
             else:
@@ -227,11 +230,11 @@ class Wire:
 
     def _http_reason(self, error: urllib.error.HTTPError) -> str:
         text = error.fp.read().decode("utf-8", "replace")
-        return self._clean(f"HTTP {error.code} {error.reason}: {' '.join(text.split())[:300]}")
+        return self.clean(f"HTTP {error.code} {error.reason}: {' '.join(text.split())[:300]}")
 
-    def _clean(self, text: str) -> str:
-        """At most 1,000 characters of what a server said, without the key."""
-        return (text.replace(self._key, "[key]") if self._key else text)[:1000]
+    def clean(self, text: str) -> str:
+        """At most 1,000 characters of what a server said, without the key and without control characters."""
+        return visible((text.replace(self._key, "[key]") if self._key else text)[:1000])
 
 
 def _first_bytes(error: urllib.error.HTTPError) -> bytes:

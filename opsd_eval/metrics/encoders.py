@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from opsd_eval.jsonl import read_json
 from opsd_eval.metrics.calibration import NULL_QUANTILE, calibration_pairs, quantile
 
 MAX_WINDOWS = 16
@@ -25,6 +26,21 @@ class Encoder(Protocol):
         ...
 
 
+def check_encoder(folder: Path) -> None:
+    """Refuse a sentence-transformers folder that holds weights as pickle only, or names classes of its own."""
+    for path in [*folder.glob("*.bin"), *folder.glob("*/*.bin")]:
+        if not any(path.parent.glob("*.safetensors")):
+            raise ValueError(f"encoder {folder}: {path.relative_to(folder)} is pickled; save the model as safetensors")
+    modules = read_json(folder / "modules.json") if (folder / "modules.json").exists() else []
+    for module in modules if isinstance(modules, list) else [modules]:
+        kind = str(module.get("type")) if isinstance(module, dict) else str(module)
+        if not kind.startswith("sentence_transformers."):
+            raise ValueError(
+                f"encoder {folder}: modules.json names {kind!r}, which is code of its own; only modules of "
+                "sentence_transformers are loaded"
+            )
+
+
 class SentenceEncoder:
     """A sentence-transformers model; completions longer than its window are pooled over windows.
 
@@ -37,10 +53,13 @@ class SentenceEncoder:
         if not Path(path).is_dir():
             raise ValueError(f"encoder {str(path)!r}: no such folder; give minilm, tfidf, or a sentence-transformers "
                              "model folder")  # fmt: skip
+        check_encoder(Path(path))
         from sentence_transformers import SentenceTransformer
 
         self.name = name or str(path)
-        self.model = SentenceTransformer(str(path), trust_remote_code=False, local_files_only=True)
+        self.model = SentenceTransformer(
+            str(path), trust_remote_code=False, local_files_only=True, model_kwargs={"use_safetensors": True}
+        )
         self.window = max(8, int(self.model.max_seq_length or 256) - 2)
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:

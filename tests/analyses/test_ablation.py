@@ -2,29 +2,15 @@ import dataclasses
 import json
 import math
 import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
-import yaml
 
 from analyses import ablation, ablation_config
 from analyses.ablation_config import available, load_config, parse_config
+from tests.faults.runners import TINY_ABLATION as TINY
 
 ROOT = Path(__file__).parents[2]
-TINY = {
-    "name": "tiny", "worlds": {"hunch_r10": {"base_seeds": [0]}}, "train_seeds": [1], "recipe": "testbed",
-    "arms": {"standard": {"method.target": "standard"}, "purified": {"method.target": "purified"}},
-    "train": {"optim.batch_size": 4, "optim.micro_batch_size": 4, "data.limit": 8, "run.diagnostics_every": 1,
-              "rollout.max_new_tokens": 24},
-    "evaluate_steps": [1, 2], "in_distribution": "id", "out_of_distribution": ["longer"], "n_problems": 4, "draws": 2,
-    "sampling": {"temperature": 1.0, "max_new_tokens": 24}, "primary": ["avg@2"], "margins": {"avg@2": 0.05},
-    "gap_metrics": ["avg@2"], "report_metrics": [],
-}  # fmt: skip
-
 
 @pytest.mark.parametrize("name", sorted(available()))
 def test_committed_configs_are_complete(name):
@@ -112,46 +98,6 @@ def test_arms_of_one_cell_differ_only_in_what_the_config_says():
     config = parse_config(TINY)
     a, b = (ablation.train_config(config, "hunch_r10", 0, arm, 1) for arm in ("standard", "purified"))
     assert {**a, "method": {**a["method"], "target": ""}} == {**b, "method": {**b["method"], "target": ""}}
-
-
-# --- the whole thing, small -----------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def config_file(tmp_path_factory):
-    path = tmp_path_factory.mktemp("config") / "tiny.yaml"
-    path.write_text(yaml.safe_dump(TINY), encoding="utf-8")
-    return path
-
-
-def command(config_file, runs):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    words = [sys.executable, "-m", "analyses.ablation", "--config", str(config_file), "--runs", str(runs), "--jobs", "2"]
-    return subprocess.Popen(words, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def test_a_killed_ablation_goes_on_and_equals_an_uninterrupted_one(config_file, tmp_path):
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    first = command(config_file, killed)
-    wanted = killed / "tiny" / "hunch_r10_s0_standard_t1" / "train.jsonl"
-    deadline = time.monotonic() + 120
-    while not wanted.exists() and first.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.05)
-    first.send_signal(signal.SIGKILL)
-    first.communicate()
-    assert not (killed / "tiny" / "report" / "report.html").exists()
-    for runs in (killed, whole):
-        process = command(config_file, runs)
-        said, errors = process.communicate(timeout=300)
-        assert process.returncode == 0, errors
-        assert "hunch_r10" in said and "report.html" in said
-    read = [json.loads((runs / "tiny" / "report" / "scorecard.json").read_text()) for runs in (killed, whole)]
-    assert read[0]["rows"] == read[1]["rows"]
-    assert {row["contrast"] for row in read[0]["rows"]} == {
-        "level", "standard-base", "purified-base", "purified-standard",
-    }  # fmt: skip
-    config, _ = load_config(str(config_file))
-    assert ablation.plan(config, whole / "tiny") == [], "nothing is left to do"
 
 
 def test_replacing_a_config_keeps_it_frozen():

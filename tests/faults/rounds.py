@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.faults.cold import Cold
 from tests.faults.scenarios import Scenario
 from tests.faults.warm import Warm
 
@@ -32,7 +33,7 @@ class Tally:
         return {**self.__dict__, "codes": dict(self.codes), "seconds": round(self.seconds, 1)}
 
 
-def uninterrupted(scenario: Scenario, warm: Warm, folder: Path) -> tuple[Any, float, int]:
+def uninterrupted(scenario: Scenario, warm: Warm | Cold, folder: Path) -> tuple[Any, float, int]:
     """The digest of a run that nobody disturbed, the seconds it took, and the number of its changes on disk."""
     work, log = folder / "work", folder / "whole.log"
     work.mkdir(parents=True)
@@ -45,7 +46,7 @@ def uninterrupted(scenario: Scenario, warm: Warm, folder: Path) -> tuple[Any, fl
 
 
 def kill_rounds(
-    scenario: Scenario, warm: Warm, folder: Path, *, kills: int, seed: int = 0, sent: signal.Signals = signal.SIGKILL
+    scenario: Scenario, warm: Warm | Cold, folder: Path, *, kills: int, seed: int = 0, sent: signal.Signals = signal.SIGKILL
 ) -> Tally:
     """Meet ``kills`` kills in all, half of them by the clock and half at a change on disk; every end is compared.
 

@@ -8,7 +8,8 @@ import time
 import pytest
 
 from opsd_eval.jsonl import append_jsonl, read_jsonl, write_text
-from opsd_train.checkpoint import checkpoint_path, newest_whole, whole_folder
+from opsd_eval.whole import whole_folder
+from opsd_train.checkpoint import checkpoint_path, newest_whole
 from tests.faults.scenarios import SCENARIOS
 
 # a limit that the command meets before its end, in bytes a file

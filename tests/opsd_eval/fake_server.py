@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import socket
+import struct
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -143,6 +145,45 @@ def shortened(handler, body):
     handler.reply(answer)
 
 
+def reset(handler, body):
+    """A reset in the middle of the body: half of an answer, then RST."""
+    data = json.dumps(good(body)).encode()
+    handler.connection.sendall(b"HTTP/1.0 200 OK\r\nContent-Length: %d\r\n\r\n" % len(data) + data[: len(data) // 2])
+    handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    handler.connection.close()
+
+
+def gzipped(handler, body):
+    """Ten megabytes that claim to be ten kilobytes, which nobody asked for."""
+    data = gzip.compress(b" " * (10 << 20) + json.dumps(good(body)).encode())
+    handler.send_response(200)
+    handler.send_header("Content-Encoding", "gzip")
+    handler.end_headers()
+    handler.wfile.write(data)
+
+
+def unasked(handler, body):
+    """Half of an answer whose last token the server calls a reason to stop."""
+    ids = good(body)["choices"][0]["token_ids"][:2]
+    changed(token_ids=ids, stop_reason=ids[-1], logprobs={"token_logprobs": [-0.5] * 2})(handler, body)
+
+
+def runs_on(handler, body):
+    ids = [2, *good(body)["choices"][0]["token_ids"][1:]]
+    changed(token_ids=ids)(handler, body)
+
+
+def without_ids(handler, body):
+    answer = good(body)
+    del answer["choices"][0]["token_ids"]
+    handler.reply(answer)
+
+
+def raw(data):
+    """Bytes instead of an HTTP answer."""
+    return lambda handler, body: handler.connection.sendall(data)
+
+
 def date(seconds):
     return time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(time.time() + seconds))
 
@@ -185,4 +226,31 @@ FAILURES = {
         b"HTTP/1.0 200 OK\r\nX: " + b"y" * (1 << 20) + b"\r\n\r\n"
     ),
     "connection closed": lambda handler, body: handler.connection.shutdown(socket.SHUT_RDWR),
+    "reset in the middle of the body": reset,
+    "compressed unasked": gzipped,
+    "HTML with status 200": lambda handler, body: handler.reply("<!doctype html><title>Sign in</title>"),
+    "an empty body": lambda handler, body: handler.reply(""),
+    "bytes that are no UTF-8": raw(b"HTTP/1.0 200 OK\r\n\r\n{\"model\": \"\xff\xfe\"}"),
+    "a length below zero": raw(b"HTTP/1.0 200 OK\r\nContent-Length: -5\r\n\r\n{}"),
+    "a length that is too large": raw(b"HTTP/1.0 200 OK\r\nContent-Length: 99999999999999\r\n\r\n{}"),
+    "a status that is no number": raw(b"HTTP/1.0 OK OK\r\n\r\n{}"),
+    "continue without end": raw(b"HTTP/1.1 100 Continue\r\n\r\n" * 5000),
+    "a chunk of no size": raw(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n{}\r\n0\r\n\r\n"),
+    "an id beyond the vocabulary": changed(token_ids=[3, 4, 5, 6, 290_000, 2]),
+    "an id below zero": changed(token_ids=[3, 4, 5, 6, -7, 2]),
+    "ids that are truths": changed(token_ids=[True] * 5 + [2]),
+    "ids that are fractions": changed(token_ids=[3.0, 4.0, 5.0, 6.0, 7.0, 2.0]),
+    "ids as an object": changed(token_ids={"0": 3}),
+    "another index": changed(index=7),
+    "an index below zero": changed(index=-1),
+    "an index of another type": changed(index={"0": [1]}),
+    "a reason of another type": changed(finish_reason=["stop"]),
+    "a reason to stop of another type": changed(stop_reason={"a": [1]}, finish_reason="stop", token_ids=[3, 4]),
+    "a reason to stop that nobody asked for": unasked,
+    "a token to stop at in the middle": runs_on,
+    "logp above 0": changed(logprobs={"token_logprobs": [2.0] * 6}),
+    "logp as truths": changed(logprobs={"token_logprobs": [False] * 6}),
+    "logp of a thousand digits": changed(logprobs={"token_logprobs": [-(10**1000)] * 6}),
+    "logp as text": changed(logprobs={"token_logprobs": ["-0.5"] * 6}),
+    "a prompt of another type": changed(prompt_token_ids="[1, 2]"),
 }

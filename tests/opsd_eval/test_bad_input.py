@@ -84,6 +84,8 @@ def test_ten_megabytes(tmp_path):
     folder = through(tmp_path, [row("a", 0, varied), row("a", 1, varied[:-9] + "\\boxed{7}"), row("a", 2, looped)])
     assert time.monotonic() - start < 300
     assert outcomes(folder) == {("a", 0): "no_answer", ("a", 1): "right", ("a", 2): "loop"}
+    assert main(["report", str(folder), "--out", str(tmp_path / "report")]) == 0
+    assert (tmp_path / "report" / "report.html").stat().st_size < 2**20
 
 
 @pytest.mark.parametrize("answer", ["(" * 5000 + "7" + ")" * 5000, "9^9^9^9", "9^{9^{9^{9}}}", "{" * 900 + "}" * 900,

@@ -3,7 +3,7 @@ import time
 
 import pytest
 from engine_fixtures import byte_tokenizer, tiny_model
-from fake_server import FAILURES, FakeServer, good
+from fake_server import FAILURES, FakeServer, good, without_ids
 
 from opsd_eval.engines import Request, Sampling, load_engine
 from opsd_eval.engines.server import ServerEngine
@@ -88,6 +88,23 @@ def test_wrong_names_and_servers_without_token_ids_end_at_once(tokenizer_folder)
         run(engine_for(fake, tokenizer_folder))
 
 
+def test_one_answer_without_token_ids_among_good_ones_is_asked_for_again(honest, tokenizer_folder):
+    with FakeServer([None, without_ids]) as fake:
+        assert run(engine_for(fake, tokenizer_folder, batch_size=1)) == honest
+        assert len(fake.bodies) == len(ITEMS) + 1
+
+
+def test_a_server_that_echoes_the_key_as_a_models_name_is_not_repeated(tokenizer_folder, monkeypatch):
+    monkeypatch.setenv("OPSD_API_KEY", KEY)
+    with FakeServer(models=(KEY,)) as fake, pytest.raises(ValueError, match="served model") as error:
+        engine_for(fake, tokenizer_folder)
+    assert KEY not in str(error.value)
+    echo = lambda handler, body: handler.reply({**good(body), "model": f"\x1b[2J{KEY}"})  # noqa: E731
+    with FakeServer(always=echo) as fake, pytest.raises(ValueError, match="answered by") as error:
+        run(engine_for(fake, tokenizer_folder))
+    assert KEY not in str(error.value) and "\x1b" not in str(error.value)
+
+
 def test_server_that_is_not_there(tokenizer_folder):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -109,10 +126,13 @@ def test_key_is_sent_but_never_shown_and_redirects_are_refused(tokenizer_folder,
         def redirect(handler, body):
             handler.reply("", status=307, headers=[("Location", elsewhere.url + "/completions")])
 
+        def to_a_file(handler, body):
+            handler.reply("", status=302, headers=[("Location", "file:///etc/hostname")])
+
         def echo(handler, body):
             handler.reply(f"denied: {handler.headers['Authorization']}", status=401)
 
-        for play, status in ((redirect, 307), (echo, 401)):
+        for play, status in ((redirect, 307), (to_a_file, 302), (echo, 401)):
             with FakeServer(always=play) as fake:
                 with pytest.raises(ValueError, match=f"HTTP {status}") as error:
                     run(engine_for(fake, tokenizer_folder))

@@ -100,6 +100,17 @@ def test_words_stand_in_for_tokens_and_the_estimate_says_so(tmp_path):
     assert "words" in table.loc["marker_rate", "method"] and "words" not in table.loc["avg@4", "method"]
 
 
+def test_the_commands_measure_nothing_twice(base, tmp_path, monkeypatch):
+    """Grading, which comes first in both, must leave the time of a file alone that it adds nothing to."""
+    from opsd_eval.cli import main
+
+    other = make(tmp_path / "other", [4, 3, 2, 1, 0, 4], clusters=True, seed=1)
+    assert main(["measure", str(base), str(other)]) == 0
+    monkeypatch.setattr(measures, "measure_block", lambda task: pytest.fail("measured again"))
+    assert main(["measure", str(base), str(other)]) == 0
+    assert main(["compare", str(base), str(other)]) == 0
+
+
 def test_a_second_run_computes_only_what_is_new(base, monkeypatch):
     measure_set(base, metrics=["avg@k"])
     seen = []

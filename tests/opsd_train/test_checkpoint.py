@@ -3,8 +3,9 @@ import random
 import pytest
 import torch
 
+from opsd_eval.whole import what_is_broken, whole_folder
 from opsd_train import checkpoint
-from opsd_train.checkpoint import checkpoint_path, newest_whole, what_is_broken, whole_folder
+from opsd_train.checkpoint import checkpoint_path, newest_whole
 
 
 def make(out, step, payload=b"x" * 100):

@@ -98,7 +98,8 @@ def test_an_adapter_of_another_vocabulary_is_refused_even_without_its_record(con
 
     train(with_(config, "--model.tuning lora --model.lora_rank 4 --optim.steps 2"), tmp_path / "run")
     folder, base = checkpoint.checkpoint_path(tmp_path / "run", 2), tmp_path / "elsewhere" / "base"
-    (folder / "base.json").unlink()
+    for name in ("base.json", "checkpoint.json"):  # as an adapter that was copied out of its checkpoint
+        (folder / name).unlink()
     shutil.copytree(config.model.path, base)
     described = json.loads((folder / "adapter_config.json").read_text())
     (folder / "adapter_config.json").write_text(json.dumps({**described, "base_model_name_or_path": "x/base"}))

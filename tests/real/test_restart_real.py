@@ -2,60 +2,36 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import signal
-import socket
-import subprocess
-import sys
-
 import pytest
 
 from opsd_eval.engines import Request, Sampling, load_engine
 from opsd_eval.prompts import chat_prompt_ids, control_token_ids
 
+from .serving import NAME, Server
+
 pytestmark = pytest.mark.real
-
-
-@contextlib.contextmanager
-def served(folder, port, log):
-    """``python -m vllm.entrypoints.openai.api_server`` on a shipped base; killed with all its processes at the end."""
-    environment = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    command = [
-        sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder), "--port", str(port),
-        "--host", "127.0.0.1", "--served-model-name", "tiny", "--dtype", "float32", "--max-model-len", "200",
-    ]  # fmt: skip
-    with log.open("a") as file:
-        process = subprocess.Popen(command, env=environment, stdout=file, stderr=file, start_new_session=True)
-        try:
-            yield process
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
 
 
 def test_a_vllm_server_killed_and_started_again_costs_no_completion(tmp_path):
     from opsd_eval.testbed import base_path
 
-    folder, log = base_path("hunch_r10", 0), tmp_path / "log"
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    sampling = Sampling(max_new_tokens=60)
-    with contextlib.ExitStack() as second:
-        with served(folder, port, log):
-            engine = load_engine("server", "tiny", url=f"http://127.0.0.1:{port}/v1", tokenizer=folder, batch_size=4,
-                                 attempts=60, outage=900.0)  # fmt: skip
-            items = [
-                Request(f"p{i}", draw, tuple(chat_prompt_ids(engine.tokenizer, f"start {i} + 4")))
-                for i in range(12) for draw in range(4)
-            ]  # fmt: skip
-            whole = {(c.problem_id, c.draw): c.token_ids for c in engine.generate(items, sampling=sampling)}
-            rows = engine.generate(items, sampling=sampling)
-            found = [next(rows) for _ in range(10)]
-        second.enter_context(served(folder, port, log))
+    folder = base_path("hunch_r10", 0)
+    server, sampling = Server(folder, tmp_path / "log"), Sampling(max_new_tokens=60)
+    try:
+        server.up()
+        engine = load_engine("server", NAME, url=server.url, tokenizer=folder, batch_size=4, attempts=60, outage=900.0)
+        items = [
+            Request(f"p{i}", draw, tuple(chat_prompt_ids(engine.tokenizer, f"start {i} + 4")))
+            for i in range(12) for draw in range(4)
+        ]  # fmt: skip
+        whole = {(c.problem_id, c.draw): c.token_ids for c in engine.generate(items, sampling=sampling)}
+        rows = engine.generate(items, sampling=sampling)
+        found = [next(rows) for _ in range(10)]
+        server.kill()
+        server.up()
         found += list(rows)
+    finally:
+        server.kill()
     assert {(c.problem_id, c.draw): c.token_ids for c in found} == whole
     assert len(found) == len(whole) == 48
 

@@ -1,0 +1,83 @@
+"""Folders that are whole or absent, with the size and SHA-256 of every file in a manifest: what checkpoints are."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from opsd_eval.jsonl import read_json, write_json
+
+MANIFEST = "checkpoint.json"
+
+
+def what_is_broken(folder: Path, *, only: Callable[[str], bool] = lambda name: True) -> str | None:
+    """Why a folder is not as its manifest says, or ``None`` if it is; ``only`` says which files to look at."""
+    try:
+        files = read_json(folder / MANIFEST)["files"]
+        for name, entry in files.items():
+            path = folder / name
+            if not only(name):
+                continue
+            if not path.is_file():
+                return f"{name} is missing"
+            if path.stat().st_size != entry["bytes"]:
+                return f"{name} has {path.stat().st_size} bytes, written were {entry['bytes']}"
+            if _sha256(path) != entry["sha256"]:
+                return f"{name} does not match its checksum"
+    except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError) as error:
+        return f"{MANIFEST}: {error}"
+    return None
+
+
+@contextmanager
+def whole_folder(final: Path, manifest: Mapping[str, Any]) -> Iterator[Path]:
+    """A temporary folder that becomes ``final``, with its manifest, when the block ends well; else it vanishes.
+
+    Written under a temporary name, forced to the disk, then renamed.
+    """
+    final.parent.mkdir(parents=True, exist_ok=True)
+    temporary = final.parent / f".{final.name}.partial"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        yield temporary
+        files = sorted(p for p in temporary.rglob("*") if p.is_file())
+        entries = {str(p.relative_to(temporary)): {"bytes": p.stat().st_size, "sha256": _sha256(p)} for p in files}
+        for path in files:
+            _sync(path)
+        write_json(temporary / MANIFEST, {**manifest, "files": entries})
+        _sync(temporary)
+        remove(final)  # only ever a broken one: a whole one is not written again
+        temporary.rename(final)
+        _sync(final.parent)
+    except BaseException as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if type(error).__name__ == "SafetensorError":  # its only way to say that the disk is full
+            raise OSError(f"{final} could not be written: {error}") from error
+        raise
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a link or a folder, if there is one."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
