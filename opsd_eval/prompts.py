@@ -8,7 +8,7 @@ close the user's turn nor open another.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from opsd_eval.names import lookup
@@ -22,23 +22,37 @@ _MARK = "\ue000user text\ue001"  # private-use characters: no template and no re
 
 @dataclass(frozen=True)
 class PromptStyle:
-    """How a question becomes the user's message; ``question`` is a format string with ``{question}``."""
+    """How a question becomes the user's message; ``question`` is a format string with ``{question}``.
+
+    ``kind`` is ``boxed`` or ``bare``: how privileged roles and forced answers are worded around it.
+    """
 
     name: str
     question: str
+    kind: str
 
 
 STYLES = {
     "boxed": PromptStyle(
-        "boxed", "{question}\n\nThink it through step by step, then write the final answer inside \\boxed{{}}."
+        "boxed", "{question}\n\nThink it through step by step, then write the final answer inside \\boxed{{}}.", "boxed"
     ),
-    "bare": PromptStyle("bare", "{question}"),
+    "bare": PromptStyle("bare", "{question}", "bare"),
+    # For models too small to follow an instruction: the question in its own words; privileged roles read as in boxed.
+    "plain": PromptStyle("plain", "{question}", "boxed"),
 }
+_STYLE_KEY = "prompt_style"  # where a problem's metadata names a style other than its benchmark's
 
 
 def style_of(problem: Problem) -> PromptStyle:
-    """``bare`` for the testbed, whose bases know no instructions; ``boxed`` for everything else."""
-    return STYLES["bare" if problem.benchmark.startswith("testbed.") else "boxed"]
+    """The style that the problem names, else ``bare`` for the testbed (no instructions), ``boxed`` for the rest."""
+    implied = "bare" if problem.benchmark.startswith("testbed.") else "boxed"
+    return lookup("prompt style", str(problem.metadata.get(_STYLE_KEY, implied)), STYLES)
+
+
+def styled(problem: Problem, style: str) -> Problem:
+    """The problem with a style of its own, which training, sampling and the harness then all use."""
+    lookup("prompt style", style, STYLES)
+    return replace(problem, metadata={**problem.metadata, _STYLE_KEY: style})
 
 
 def question_text(problem: Problem, style: PromptStyle | str | None = None) -> str:

@@ -20,6 +20,7 @@ from torch import Tensor
 from opsd_eval.records import write_json
 from opsd_eval.whole import what_is_broken
 from opsd_train.policy import Policy
+from opsd_train.zero import Zero2
 
 _NAME = re.compile(r"step-(\d{6,})")
 
@@ -61,16 +62,16 @@ def collect_trained(policy: Policy) -> dict[str, Tensor]:
     return {name: _whole(tensor) for name, tensor in policy.trained().items()}
 
 
-def collect(policy: Policy, optimizer: torch.optim.Optimizer) -> Tensors:
+def collect(policy: Policy, optimizer: torch.optim.Optimizer | Zero2) -> Tensors:
     """Gather the tensors to be saved; every process must call it, sharded tensors are made whole."""
     full = policy.initial is not None
     model = {n: _whole(t) for n, t in policy.model.state_dict().items()} if full else collect_trained(policy)
     names = {id(parameter): name for name, parameter in policy.trained().items()}
-    moments = {
+    moments = optimizer.moments() if isinstance(optimizer, Zero2) else {
         f"{names[id(parameter)]}|{key}": _whole(value)
         for parameter, state in optimizer.state.items()
         for key, value in state.items()
-    }
+    }  # fmt: skip
     ema = None if policy.ema is None else {name: _whole(tensor) for name, tensor in policy.ema.items()}
     return Tensors(model, moments, ema)
 
@@ -111,15 +112,19 @@ def load_model(folder: Path, policy: Policy) -> None:
             _copy_whole(tensor, saved[name])
 
 
-def load_state(folder: Path, policy: Policy, optimizer: torch.optim.Optimizer) -> None:
+def load_state(folder: Path, policy: Policy, optimizer: torch.optim.Optimizer | Zero2) -> None:
     """Put optimiser moments and EMA back."""
     from safetensors.torch import load_file
 
+    moments = load_file(folder / "optimizer.safetensors")
+    if isinstance(optimizer, Zero2):
+        optimizer.load(moments)
+        moments = {}
     parameters = policy.trained()
-    for name, value in load_file(folder / "optimizer.safetensors").items():
+    for name, value in moments.items():
         parameter, key = name.rsplit("|", 1)
         like = parameters[parameter]
-        state = optimizer.state[like]
+        state = optimizer.state[like]  # type: ignore[union-attr]
         if value.shape == like.shape:
             state[key] = torch.zeros_like(like.detach(), dtype=value.dtype)
             _copy_whole(state[key], value)

@@ -114,7 +114,7 @@ class RunConfig:
     name: str = _doc("name in run.json and trackers; empty = the output folder's name", "")
     seed: int = _doc("seed of data order, sampling and initialisation", 0)
     precision: str = _doc("autocast of the passes: no or bf16", "no")
-    sharding: str = _doc("none (each process holds all weights) or full (torch's fully_shard over processes)", "none")
+    sharding: str = _doc("none (each process holds all), full (torch's fully_shard) or zero2 (DeepSpeed's)", "none")
     threads: int = _doc("torch threads a process; 0 leaves torch's choice", 0)
     checkpoint_every: int = _doc("steps between checkpoints; the last step is always saved", 50)
     base_kl: str = _doc("when KL of student from base is measured: every_step, or diagnostics", "diagnostics")
@@ -184,7 +184,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "optim.schedule": ("constant", "linear", "cosine"),
     "run.precision": ("no", "bf16"),
     "run.base_kl": ("every_step", "diagnostics"),
-    "run.sharding": ("none", "full"),
+    "run.sharding": ("none", "full", "zero2"),
 }
 # field: (lowest, highest, ends excluded)
 RANGES: dict[str, tuple[float, float, bool]] = {
@@ -297,6 +297,12 @@ def validate(config: TrainConfig) -> TrainConfig:
         raise ValueError(
             "--run.sharding full keeps no average of sharded weights: choose --method.teacher_mode frozen or live, or "
             "--run.sharding none"
+        )
+    if config.run.sharding == "zero2" and (config.model.dtype, config.run.precision) != ("float32", "no"):
+        raise ValueError(
+            f"DeepSpeed would cast base and adapter to one precision; given are --model.dtype {config.model.dtype} and "
+            f"--run.precision {config.run.precision}. Pass --model.dtype float32 --run.precision no, or launch with "
+            "configs/accelerate/fsdp.yaml, which shards models in bfloat16"
         )
     _validate_names(config.method)
     return config

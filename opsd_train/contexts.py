@@ -236,7 +236,7 @@ def role_texts(problem: Problem, *, context: str, pool: Sequence[Problem], seed:
     require_references([problem], context, pool=pool, seed=seed)
     chosen = CONTEXTS[context]
     reference = chosen.teacher_reference(problem, pool, seed) or ""
-    wording = WORDINGS[style_of(problem).name]
+    wording = WORDINGS[style_of(problem).kind]
     bodies = {role: text(problem.question, reference, wording) for role, text in ROLE_TEXTS.items()}
     if chosen.reference_question is not None:
         question = chosen.reference_question(problem, pool, seed) or ""

@@ -215,7 +215,8 @@ def step_bytes(
 
     vLLM in process has weights of its own and reserves ``rollout.gpu_memory_share`` of the GPU for as long as the run
     lasts; what it does not need of that is ``reserved``. Sharded weights, gradients and moments are divided by the
-    GPUs, plus one layer gathered at a time and, while the transformers engine samples, everything.
+    GPUs, plus one layer gathered at a time and, while the transformers engine samples, everything; ZeRO-2 divides
+    gradients and moments.
     """
     item = 2 if config.model.dtype == "bfloat16" or config.run.precision == "bf16" else 4
     stored = 2 if config.model.dtype == "bfloat16" else 4
@@ -247,6 +248,10 @@ def step_bytes(
         train["gathered"] = shape.body / shape.layers * stored + shape.hidden * shape.vocabulary * stored
         if config.rollout.engine == "transformers":
             sampling["gathered"] = whole - train["weights"]
+    if config.run.sharding == "zero2":
+        for kind in ("gradients", "adam"):
+            train[kind] /= gpus
+        train["share"] = 4.0 * trained / gpus  # DeepSpeed's copy of the weights that it updates here
     if config.rollout.engine == "vllm":
         needed = shape.parameters * stored + sum(sampling.values())
         reserved = max(0.0, config.rollout.gpu_memory_share * gpu.memory * GIB - needed)

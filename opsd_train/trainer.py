@@ -39,6 +39,7 @@ from opsd_train.steplog import Clock, StepSums, flat_numbers, progress_bar, show
 from opsd_train.stopping import Health, Interrupted, Unhealthy, listening, together
 from opsd_train.sync import make_sampler
 from opsd_train.targets import get_target
+from opsd_train.zero import Zero2
 
 
 @dataclass
@@ -54,6 +55,18 @@ class Session:
     data: TrainingData
     by_id: dict[str, Problem]
     sampler: Sampler
+    zero: Zero2 | None = None  # DeepSpeed, where it was launched with it
+
+    def backward(self, loss: Tensor, *, last: bool) -> None:
+        """Add the gradients of one micro-batch; ``last``: no other follows in this step."""
+        if self.zero:
+            self.zero.backward(loss, last=last)
+        else:
+            self.accelerator.backward(loss)
+
+    def update(self) -> None:
+        """The optimiser's step, once the gradients were found sound."""
+        self.zero.step() if self.zero else self.optimizer.step()
 
 
 def train(config: TrainConfig, out: Path | str, *, resume: bool = False) -> None:
@@ -137,7 +150,7 @@ def train_step(session: Session, step: int) -> tuple[dict[str, Any], str]:
         with nullcontext() if last else accelerator.no_sync(session.student):
             loss, stats = session.student(compute)
             # processes average their gradients; the loss is already divided by the tokens of all of them
-            accelerator.backward(loss * accelerator.num_processes)
+            session.backward(loss * accelerator.num_processes, last=last)
         sums.add_batch(loss, stats, few)
         clock("student")
 
@@ -149,7 +162,7 @@ def train_step(session: Session, step: int) -> tuple[dict[str, Any], str]:
     if not fault:
         for group in session.optimizer.param_groups:
             group["lr"] = row["lr"]
-        session.optimizer.step()
+        session.update()
         policy.update_ema()
     session.optimizer.zero_grad()
     clock("optimiser")
@@ -173,22 +186,32 @@ def start(config: TrainConfig, out: Path, accelerator: Any, *, resume: bool) -> 
         rundir.rewind_log(out, done)
     if found:
         checkpoint.load_model(found, policy)
-    if config.run.sharding == "full":
-        shard(policy, accelerator.device)
-        student, optimizer = policy.inside, accelerator.prepare(make_optimizer(policy, config.optim))
-    else:
-        student, optimizer = accelerator.prepare(policy.inside, make_optimizer(policy, config.optim))
+    student, optimizer, zero = prepare(config, accelerator, policy)
     if found:
-        checkpoint.load_state(found, policy, optimizer.optimizer)
+        checkpoint.load_state(found, policy, zero or optimizer.optimizer)
         checkpoint.load_rng(found, accelerator.process_index)
     if data.skipped:
         accelerator.print(f"{len(data.skipped)} problems skipped: longer than {config.data.max_prompt_tokens} tokens")
     if config.run.trackers:
         shown = {k: v if isinstance(v, int | float | str) else str(v) for k, v in flatten(config).items()}
-        accelerator.init_trackers(config.run.name or out.name, config=shown)
+        more = {"wandb": {"dir": str(out)}}  # which otherwise writes below the current folder
+        accelerator.init_trackers(config.run.name or out.name, config=shown, init_kwargs=more)
     by_id = {p.problem_id: p for p in data.problems}
     sampler = make_sampler(config, policy, out)
-    return Session(config, out, accelerator, policy, student, optimizer, data, by_id, sampler), done
+    return Session(config, out, accelerator, policy, student, optimizer, data, by_id, sampler, zero), done
+
+
+def prepare(config: TrainConfig, accelerator: Any, policy: Policy) -> tuple[Any, Any, Zero2 | None]:
+    """Student and optimiser as the launch wants them: one copy a process, sharded, or inside DeepSpeed."""
+    if config.run.sharding == "zero2":
+        optimizer = make_optimizer(policy, config.optim)
+        zero = Zero2(accelerator, policy, optimizer, max_grad_norm=config.optim.max_grad_norm)
+        return zero.engine, zero.optimizer, zero
+    if config.run.sharding == "full":
+        shard(policy, accelerator.device)
+        return policy.inside, accelerator.prepare(make_optimizer(policy, config.optim)), None
+    student, optimizer = accelerator.prepare(policy.inside, make_optimizer(policy, config.optim))
+    return student, optimizer, None
 
 
 def make_optimizer(policy: Policy, config: OptimConfig) -> torch.optim.Optimizer:
@@ -237,7 +260,9 @@ def diagnose_step(session: Session, rollouts: Sequence[Rollout], step: int, *, c
 
 
 def gradient_norm(session: Session) -> float:
-    """Global gradient norm before clipping; clips where asked."""
+    """Global gradient norm before clipping; clips where asked (under DeepSpeed, its own step does)."""
+    if session.zero:
+        return session.zero.gradient_norm()
     limit = session.config.optim.max_grad_norm or math.inf
     norm = session.accelerator.clip_grad_norm_(list(session.policy.trained().values()), limit)
     return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
@@ -265,7 +290,7 @@ def save(session: Session, step: int, rng: dict[str, Tensor]) -> None:
     final = checkpoint.checkpoint_path(session.out, step)
     if final.exists() and what_is_broken(final) is None:
         return
-    tensors = checkpoint.collect(session.policy, session.optimizer.optimizer)
+    tensors = checkpoint.collect(session.policy, session.zero or session.optimizer.optimizer)
     random_states = gather_object([rng])
     if accelerator.is_main_process:
         rundir.sync_log(session.out)
@@ -279,7 +304,8 @@ def log(session: Session, row: dict[str, Any]) -> None:
     if session.accelerator.is_main_process:
         rundir.log_step(session.out, row)
     if session.config.run.trackers:
-        session.accelerator.log(flat_numbers(row), step=row["step"])
+        values = flat_numbers(row)
+        session.accelerator.log(values, step=int(values.pop("step")))  # the trackers' own axis
 
 
 def seed_everything(seed: int, process: int) -> None:

@@ -3,7 +3,9 @@ import json
 import pytest
 
 from analyses import smollm2_run
+from opsd_eval.harness import document
 from opsd_eval.jsonl import append_jsonl
+from opsd_eval.records import Problem
 
 
 @pytest.fixture
@@ -30,13 +32,36 @@ def test_the_plot_is_written(settings):
     assert smollm2_run.plot(settings).read_bytes()[:4] == b"\x89PNG"
 
 
-def test_what_is_done_is_not_done_again(settings):
-    (settings.out / "speed.json").write_text('{"requests": 3}')
-    assert smollm2_run.speed(settings) == {"requests": 3}  # no model is there to load
-    results = settings.out / "harness" / "purified" / "model"
-    results.mkdir(parents=True)
-    (results / "results_1.json").write_text(json.dumps({"results": {"opsd_rg_chain_sum": {"avg@8,all_draws": 0.5}}}))
-    assert smollm2_run.harness(settings, "purified") == {"avg@8": 0.5}
+def test_speeds_are_not_measured_again(settings):
+    (settings.out / "speed.json").write_text('{"rollouts": {"ratio": 1.0}}')
+    assert smollm2_run.speed(settings) == {"rollouts": {"ratio": 1.0}}  # no model is there to load
+
+
+def write_log(folder, printed):
+    """A harness log of one problem, two draws, one right; the results file prints ``printed``."""
+    problem = Problem("p/1", "1 + 1 =", answer="2", benchmark="reasoning_gym.chain_sum")
+    doc = document(problem)
+    texts = ["\\boxed{2}", "\\boxed{3}"]
+    row = {"doc_id": 0, "doc": doc, "target": "2", "arguments": {"gen_args_0": {"arg_0": "1 + 1 =", "arg_1": {}}},
+           "resps": [texts], "filtered_resps": [texts], "filter": "all_draws", "metrics": ["avg@2"],
+           "doc_hash": "a", "prompt_hash": "b", "target_hash": "c", "avg@2": printed}  # fmt: skip
+    folder.mkdir(parents=True)
+    append_jsonl(folder / "samples_opsd_rg_chain_sum_2026-11-25T00-00-00.000000.jsonl", [row])
+    (folder / "results_2026-11-25T00-00-00.000000.json").write_text(json.dumps(
+        {"results": {"opsd_rg_chain_sum": {"avg@2,all_draws": printed, "avg@2_stderr,all_draws": "N/A"}},
+         "configs": {"opsd_rg_chain_sum": {"repeats": 2}}}
+    ))  # fmt: skip
+
+
+def test_a_harness_log_that_is_there_is_ingested_to_the_printed_numbers(settings):
+    write_log(settings.out / "harness" / "purified" / "model", 0.5)
+    assert smollm2_run.harness(settings, "purified")["avg@2"] == 0.5
+
+
+def test_a_harness_log_that_gives_other_numbers_ends_the_run(settings):
+    write_log(settings.out / "harness" / "purified" / "model", 0.75)
+    with pytest.raises(SystemExit, match=r"printed avg@2 = 0\.75, its log gives 0\.5"):
+        smollm2_run.harness(settings, "purified")
 
 
 def test_a_failing_stage_ends_the_run_with_its_command(settings):

@@ -4,6 +4,8 @@ import pytest
 
 from opsd_eval.benchmarks import HUB, REASONING_GYM_FAMILIES, benchmark_names, gym_correct, load_benchmark
 from opsd_eval.gym_references import REFERENCES, arithmetic_steps
+from opsd_eval.harness import doc_to_text, document
+from opsd_eval.prompts import question_text
 
 FAMILIES = sorted(REASONING_GYM_FAMILIES)
 
@@ -142,3 +144,24 @@ def test_unknown_names_and_limits():
     with pytest.raises(ValueError, match="limit is 0"):
         load_benchmark("testbed.hunch_r10.id", limit=0)
     assert "testbed.slips.longer" in benchmark_names() and "hf:gsm8k" in benchmark_names()
+
+
+def test_a_style_named_with_the_benchmark_travels_with_its_problems(tmp_path):
+    """Training, sampling and the harness all ask the problem for its prompt, so they cannot differ in it."""
+    plain, found = (load_benchmark(f"reasoning_gym.chain_sum{more}", limit=3) for more in ("", "?style=plain"))
+    assert [p.problem_id for p in found] == [p.problem_id for p in plain]
+    assert question_text(found[0]) == question_text(plain[0], "plain") != question_text(plain[0])
+    assert doc_to_text(document(found[0])) == question_text(found[0])
+    (tmp_path / "a.jsonl").write_text(json.dumps({"problem": "1 + 1", "answer": "2"}) + "\n")
+    [row] = load_benchmark(f"jsonl:{tmp_path}/a.jsonl?question=problem&style=bare")
+    assert question_text(row) == "1 + 1"
+
+
+@pytest.mark.parametrize(("name", "message"), [
+    ("reasoning_gym.chain_sum?style=plai", "plain"),
+    ("reasoning_gym.chain_sum?question=q", "takes the option style only, not question"),
+    ("testbed.hunch_r10.id?style", r"should read key=value"),
+])  # fmt: skip
+def test_other_options_of_generated_benchmarks_are_refused(name, message):
+    with pytest.raises(ValueError, match=message):
+        load_benchmark(name, limit=1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from opsd_eval.prompts import student_prompt_ids
+from opsd_eval.prompts import question_text, student_prompt_ids, styled
 from opsd_eval.records import Problem
 from opsd_train import contexts
 from opsd_train.contexts import (
@@ -80,6 +80,16 @@ def test_golden_texts_of_the_boxed_style():
     assert found["reference"].startswith("A reference solution is given below.")
     assert "problem" not in found["reference"].removesuffix(instruction)
     assert "1 + 2" not in found["reference"]
+
+
+def test_a_style_of_its_own_is_every_roles():
+    one = styled(problem(bench="reasoning_gym.chain_sum.0"), "plain")
+    found = role_texts(one, context="reference", pool=(), seed=0)
+    assert found["base"] == found["student"] == question_text(one) == "1 + 2 = ?"
+    for role in ("teacher", "reference"):
+        assert "r10 \\boxed{3}\nend of reference solution" in found[role] and found[role].endswith("own words.")
+    assert "1 + 2" in found["teacher"] and "1 + 2" not in found["reference"]
+    assert prompts(one, template=CHATML)["student"] == student_prompt_ids(tokenizer(CHATML), one)
 
 
 def test_braces_and_template_fields_in_a_problem_stay_text():

@@ -179,6 +179,9 @@ def test_eight_gpus_share_rollouts_and_sharding_shares_weights():
     shared = step_cost(sharded, shape, LENGTHS, gpu, utilisation=0.5, gpus=8)
     assert shared.train_bytes["weights"] == eight.train_bytes["weights"] / 8
     assert 0 < shared.train_bytes["gathered"] < eight.train_bytes["weights"] / 4
+    zero2 = replace(config, run=replace(config.run, sharding="zero2"))
+    held = step_cost(zero2, shape, LENGTHS, gpu, utilisation=0.5, gpus=8).train_bytes
+    assert held["weights"] == eight.train_bytes["weights"] and held["adam"] == eight.train_bytes["adam"] / 8
     with pytest.raises(ValueError, match="--gpus 5 does not divide the 32 rollouts"):
         step_cost(config, shape, LENGTHS, gpu, utilisation=0.5, gpus=5)
 

@@ -19,16 +19,18 @@ CONFIGS = Path(__file__).parents[2] / "configs" / "accelerate"
 def launched_with(name, **changes):
     """The environment that ``accelerate launch`` gives each process under a config of the repository."""
     from accelerate.commands.launch import _validate_launch_command, launch_command_parser
-    from accelerate.utils.launch import prepare_multi_gpu_env
+    from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
 
     values = yaml.safe_load((CONFIGS / name).read_text())
-    values.get("fsdp_config", {}).update(changes)
+    for group in ("fsdp_config", "deepspeed_config"):
+        values.get(group, {}).update(changes)
     file = Path(tempfile.mkdtemp()) / name
     file.write_text(yaml.safe_dump(values))
     args = launch_command_parser().parse_args(["--config_file", str(file), "-m", "opsd_train.cli"])
     args, _, _ = _validate_launch_command(args)
     assert args.num_processes == 8
-    return prepare_multi_gpu_env(args)
+    args.deepspeed_fields_from_accelerate_config = ""  # launch_command sets it; read beside a DeepSpeed JSON file only
+    return prepare_deepspeed_cmd_env(args)[1] if args.use_deepspeed else prepare_multi_gpu_env(args)
 
 
 def plain():
@@ -73,10 +75,37 @@ def test_launches_that_would_not_do_what_they_say_are_refused(processes, world, 
         make_accelerator(apply_overrides(plain(), ["--optim.batch_size", "6"]), tmp_path)
 
 
-def test_deepspeed_is_refused_with_what_to_use(tmp_path, monkeypatch):
-    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
-    with pytest.raises(ValueError, match=r"DEEPSPEED.*fsdp\.yaml"):
-        make_accelerator(plain(), tmp_path)
+FLOAT32 = ("--model.dtype", "float32")
+
+
+def test_deepspeed_means_zero2_with_whole_weights():
+    """Steps in two processes: ``test_processes.py``."""
+    environment = launched_with("deepspeed_zero2.yaml")
+    assert environment["ACCELERATE_USE_DEEPSPEED"] == "true"
+    assert as_launched(apply_overrides(plain(), FLOAT32), environment).run.sharding == "zero2"
+
+
+@pytest.mark.parametrize(("changes", "options", "message"), [
+    ({"zero_stage": 3}, FLOAT32, r"zero_stage is 3.*gathers the head"),
+    ({"offload_optimizer_device": "cpu"}, FLOAT32, "moments stay on the device"),
+    ({"gradient_clipping": 1.0}, FLOAT32, r"--optim\.max_grad_norm"),
+    ({"gradient_accumulation_steps": 4}, FLOAT32, r"--optim\.micro_batch_size"),
+    ({}, (), r"--model\.dtype bfloat16.*fsdp\.yaml"),
+    ({}, (*FLOAT32, "--run.precision", "bf16"), r"--run\.precision bf16"),
+])  # fmt: skip
+def test_deepspeed_settings_that_cannot_work_are_refused(changes, options, message):
+    environment = launched_with("deepspeed_zero2.yaml", **changes)
+    with pytest.raises(ValueError, match=message):
+        as_launched(apply_overrides(plain(), options), environment)
+
+
+def test_zero2_without_deepspeed_is_refused(tmp_path, monkeypatch):
+    config = apply_overrides(plain(), ["--run.sharding", "zero2", *FLOAT32])
+    with pytest.raises(ValueError, match=r"deepspeed_zero2\.yaml"):
+        as_launched(config, {})
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"pip install 'opsd\[deepspeed\]'"):
+        make_accelerator(config, tmp_path)
 
 
 @pytest.mark.parametrize(("name", "message"), [("wandb", "pip install wandb"), ("wandbb", "wandb")])

@@ -1,5 +1,7 @@
+import json
 import math
 import os
+import shutil
 import signal
 
 import pytest
@@ -211,6 +213,18 @@ def test_tensorboard_gets_every_number(config, tmp_path):
     found = EventAccumulator(str(events)).Reload()
     assert {"loss", "grad_norm", "seconds.rollout", "diagnostics.cos_total_ref_plain"} <= set(found.Tags()["scalars"])
     assert [e.value for e in found.Scalars("loss")] == pytest.approx([row["loss"] for row in log_rows(tmp_path)])
+
+
+def test_a_tokenizer_without_a_pad_token_changes_no_number(config, tmp_path):
+    shutil.copytree(config.model.path, tmp_path / "bare")
+    for name, keys in {"tokenizer_config.json": ["pad_token"], "config.json": ["pad_token_id"],
+                       "generation_config.json": ["pad_token_id"]}.items():  # fmt: skip
+        values = json.loads((tmp_path / "bare" / name).read_text())
+        (tmp_path / "bare" / name).write_text(json.dumps({k: v for k, v in values.items() if k not in keys}))
+    few = with_(config, "--optim.steps 2")
+    train(few, tmp_path / "with")
+    train(with_(few, f"--model.path {tmp_path / 'bare'}"), tmp_path / "without")
+    assert log_rows(tmp_path / "without") == log_rows(tmp_path / "with")
 
 
 def test_training_works_off_the_main_thread(config, tmp_path):

@@ -41,12 +41,13 @@ def look_at_shards(real, path):
 
         from opsd_train.sharding import local_share
 
-        trained = session.policy.trained().values()
-        moments = [s["exp_avg"] for s in session.optimizer.optimizer.state.values()]
+        trained = list(session.policy.trained().values())
+        optimizer = session.zero._zero.optimizer if session.zero else session.optimizer.optimizer
+        moments = [s["exp_avg"] for s in optimizer.state.values()]
+        held = sum((m.to_local() if isinstance(m, DTensor) else m).numel() for m in moments)
         row = {
             "rank": dist.get_rank(), "world": dist.get_world_size(), "share": local_share(session.policy.model),
-            "sharded": all(isinstance(p, DTensor) for p in trained),
-            "moments": all(isinstance(m, DTensor) and m.to_local().numel() < m.numel() for m in moments),
+            "sharded": all(isinstance(p, DTensor) for p in trained), "moments": held / sum(p.numel() for p in trained),
         }  # fmt: skip
         with path.open("a") as file:
             file.write(json.dumps(row) + "\n")
@@ -57,7 +58,7 @@ def look_at_shards(real, path):
 
 def main(config_file: str, out: str) -> None:
     config, out = TrainConfig.from_dict(json.loads(Path(config_file).read_text())), Path(out)
-    if as_launched(config, dict(os.environ)).run.sharding == "full":
+    if as_launched(config, dict(os.environ)).run.sharding != "none":
         trainer.save = look_at_shards(trainer.save, out / "shards.jsonl")
     asked = os.environ.get("ACCELERATE_USE_FSDP", "false")
     trainer.train(config, out / "whole")
