@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from opsd_eval import scorecard, stats, tables
-from opsd_eval.records import RunRecord, read_run
+from opsd_eval.records import RunRecord, read_problems, read_run
 from opsd_eval.scorecard_text import ALSO
 from opsd_eval.tables import Frame
 
@@ -95,7 +95,7 @@ def from_sets(
     Every other benchmark (or split) is out of distribution: changes there give the generalization gaps. Of an arm with
     several checkpoints the last is reported, and all make its series. Sets over different problems (of one world
     and split) cannot be paired: they keep their levels and a note says so. Nothing was fixed before these samples were
-    made, so no metric is called primary beyond accuracy.
+    made, so no metric is called primary beyond accuracy, which is also given by task where a set holds several.
     """
     import pandas as pd
 
@@ -109,6 +109,7 @@ def from_sets(
     contrasts, unpaired = _contrasts(values, names)
     reported = tables.at_step(sets)
     at_report = values[values["path"].isin([str(s.path) for s in reported])]
+    at_report = pd.concat([at_report, *_by_task(reported, at_report[at_report["metric"].isin(primary)])])
     settings = scorecard.ScorecardSettings(
         arms=names, contrasts=contrasts, primary=primary, level=level,
         margins={} if margin is None else dict.fromkeys(primary, margin),
@@ -134,6 +135,18 @@ def _distinct_ids(values: Frame) -> Frame:
     """The values with the split before every problem's id, where logs of two benchmarks both count from 0."""
     ids = values[["split", "problem_id"]].drop_duplicates()["problem_id"]
     return values.assign(problem_id=values["split"] + "/" + values["problem_id"]) if ids.duplicated().any() else values
+
+
+def _by_task(sets: Sequence[tables.SetInfo], values: Frame) -> list[Frame]:
+    """These values once more with the task as split, of sets that hold several tasks (a group of a harness)."""
+    found = []
+    for info in sets:
+        tasks = {p.problem_id: p.axes.get("task") for p in read_problems(info.path).values()}
+        if len({*tasks.values()}) > 1:
+            tasks |= {f"{info.split}/{problem_id}": task for problem_id, task in tasks.items()}
+            part = values[values["path"] == str(info.path)]
+            found.append(part.assign(split=part["problem_id"].map(tasks)).dropna(subset=["split"]))
+    return found
 
 
 def _contrasts(values: Frame, arms: Sequence[str]) -> tuple[list[tuple[str, str]], list[str]]:

@@ -4,6 +4,7 @@ import hashlib
 import html.parser
 import json
 import re
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -207,6 +208,18 @@ def test_problems_that_two_benchmarks_number_alike_stay_apart(tmp_path):
     rows = json.loads((tmp_path / "out" / "scorecard.json").read_text())["rows"]
     (gap,) = [r for r in rows if r["metric"] == "generalization_gap_avg@1"]
     assert gap["difference"] == 0 and gap["n_problems"] == 8 and gap["contrast"] == "tuned-base"
+
+
+def test_a_group_of_tasks_shows_accuracy_by_task_too(tmp_path):
+    group = Path(__file__).parents[1] / "fixtures" / "ingest" / "lm_eval_group"
+    for name in ("a", "b"):
+        ingest(group, tmp_path / name, task="tiny_all")
+    report.report_sets([tmp_path / "a", tmp_path / "b"], tmp_path / "out")
+    rows = json.loads((tmp_path / "out" / "scorecard.json").read_text())["rows"]
+    levels = {r["split"]: r["estimate"] for r in rows if (r["contrast"], r["arm"], r["metric"]) == ("level", "a", "avg@3")}
+    assert levels == pytest.approx({"all": 7 / 12, "tiny_first": 2 / 3, "tiny_second": 1 / 3, "tiny_last": 2 / 3})
+    assert {r["metric"] for r in rows if r["split"] == "tiny_last"} == {"avg@3", "pass@3"}
+    assert not [r for r in rows if r["metric"].startswith("generalization_gap")]
 
 
 def test_arms_can_be_named(tmp_path, make_set):
