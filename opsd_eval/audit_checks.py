@@ -81,15 +81,18 @@ def unequal_draws(scan: Scan) -> Iterator[Finding]:
 
 
 def duplicated_problems(scan: Scan) -> Iterator[Finding]:
-    """One question under several ids."""
+    """One question under several ids, whatever its case and white space."""
     by_question: dict[str, list[str]] = defaultdict(list)
+    exactly: dict[str, list[str]] = defaultdict(list)
     for problem in scan.problems.values():
-        by_question[" ".join(problem.question.split())].append(problem.problem_id)
+        question = " ".join(problem.question.split())
+        by_question[question.casefold()].append(problem.problem_id)
+        exactly[question].append(problem.problem_id)
     groups = [ids for ids in by_question.values() if len(ids) > 1]
     if groups:
         seen = f"{share(sum(len(i) - 1 for i in groups), len(scan.problems))} problems repeat the question of another"
         yield finding(scan.name, "duplicated_problems", "warning", seen, [" = ".join(ids[:3]) for ids in groups])
-    clash = [ids for ids in groups if len({scan.problems[i].answer for i in ids}) > 1]
+    clash = [ids for ids in exactly.values() if len({scan.problems[i].answer for i in ids}) > 1]
     if clash:
         seen = f"{len(clash)} questions have different gold answers under different ids"
         yield finding(scan.name, "contradicting_answers", "error", seen, [" / ".join(ids[:3]) for ids in clash])

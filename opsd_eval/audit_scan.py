@@ -152,7 +152,8 @@ def _across(found: Scan, problem_id: str, samples: Sequence[Sample], hashes: tup
 
 
 def _hash(text: str | None) -> int:
-    data = (text or "").encode("utf-8", "surrogatepass")
+    """Hash of a text without the white space at its ends, which harnesses strip or keep."""
+    data = (text or "").strip().encode("utf-8", "surrogatepass")
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
 
 

@@ -64,6 +64,12 @@ def test_short_constant_answers_are_seen_too(tmp_path):
     assert "identical_draws" in checks(make(tmp_path / "a", change=lambda i, draw: {"text": f"\\boxed{{{i}}}"}))
 
 
+def test_copies_with_other_white_space_at_their_ends_are_copies(tmp_path):
+    ends = ("", " ", "\n", " \n\n")
+    found = checks(make(tmp_path / "a", change=lambda i, draw: {"text": f"{prose(i)} \\boxed{{1}}{ends[draw]}"}))
+    assert "30 of 40 (75.0%)" in found["identical_draws"].message
+
+
 def test_a_rerun_that_repeats_the_first_draws(tmp_path):
     found = checks(make(tmp_path / "a", change=lambda i, draw: {"text": f"{prose((7, i, draw % 2))} \\boxed{{1}}"}))
     assert "draw 2 = draw 0, draw 3 = draw 1" in found["identical_draws"].message
@@ -121,6 +127,9 @@ def test_duplicated_problems_and_contradicting_gold(tmp_path):
     found = checks(make(tmp_path / "a", problems=problems))
     assert found["duplicated_problems"].examples == ("a = b",)
     assert found["contradicting_answers"].level == "error"
+    problems = [Problem("a", "Spell 'Ab' backward.", answer="bA"), Problem("b", "spell 'ab' backward.", answer="ba")]
+    found = checks(make(tmp_path / "b", problems=problems))
+    assert found["duplicated_problems"].examples == ("a = b",) and "contradicting_answers" not in found
 
 
 def test_missing_and_wordy_gold(tmp_path):
