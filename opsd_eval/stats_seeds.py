@@ -163,12 +163,20 @@ def across_seeds(differences: BySeed, *, clusters: Clusters = None, level: float
     """
     check_level(level)
     table = seed_table(differences, clusters)
+    return _over_seeds(table, level) if _crosses(table) else _these_checkpoints(table, level)
+
+
+def _crosses(table: Table) -> bool:
+    """Whether there are bases, problems and clusters enough for an interval that crosses them."""
     n_bases, n_problems = table.cells.shape
-    if n_bases < MIN_BASE_SEEDS or n_problems < 2 or (table.labels and len(set(cluster_codes(table.labels))) < 2):
-        return _these_checkpoints(table, level)
-    found = crossed([table])
+    one_cluster = bool(table.labels) and len(set(cluster_codes(table.labels))) < 2
+    return n_bases >= MIN_BASE_SEEDS and n_problems >= 2 and not one_cluster
+
+
+def _over_seeds(table: Table, level: float) -> Difference:
+    n_bases, n_problems = table.cells.shape
     method = f"{n_bases} base seeds x {table.n_runs} runs x problems, crossed; Cochran-Cox t"
-    return _method_difference(found, level, (n_bases, n_problems, table.n_dropped), method)
+    return _method_difference(crossed([table]), level, (n_bases, n_problems, table.n_dropped), method)
 
 
 def gap_across_seeds(
@@ -191,7 +199,7 @@ def gap_across_seeds(
         method = f"{n_bases} base seeds x problems, difference in differences, crossed; Cochran-Cox t"
         return _method_difference(crossed(tables), level, sizes, method)
     parts = [_these_checkpoints(t, level) for t in tables]
-    columns = [mean_and_se(t.cells.mean(axis=0) if len(t.cells) else np.array([]), t.labels) for t in tables]
+    columns = [mean_and_se(_columns(t), t.labels) for t in tables]
     se = math.hypot(columns[0][1], columns[1][1])
     df = welch_df([c[1] ** 2 for c in columns], [c[2] for c in columns])
     value, half = parts[0].value - parts[1].value, t_quantile(df, level) * se
@@ -204,9 +212,15 @@ def gap_across_seeds(
 
 def estimate_across_seeds(values: BySeed, *, clusters: Clusters = None, level: float = 0.95) -> Estimate:
     """A level (such as accuracy) over base seeds, training seeds and problems; interval as :func:`across_seeds`."""
-    found = across_seeds(values, clusters=clusters, level=level)
-    method = found.method.replace("paired t", "t").replace("; sign-flip p", "")
-    return Estimate(found.value, found.low, found.high, found.n_problems, found.n_dropped, method)
+    check_level(level)
+    table = seed_table(values, clusters)
+    if _crosses(table):
+        found = _over_seeds(table, level)
+        return Estimate(found.value, found.low, found.high, found.n_problems, found.n_dropped, found.method)
+    value, se, df = mean_and_se(_columns(table), table.labels)
+    half = t_quantile(df, level) * se
+    method = f"t over problems; {_few(len(table.bases))}"
+    return Estimate(value, value - half, value + half, table.cells.shape[1], table.n_dropped, method)
 
 
 def _method_difference(found: Crossed, level: float, sizes: tuple[int, int, int], method: str) -> Difference:
@@ -219,8 +233,13 @@ def _method_difference(found: Crossed, level: float, sizes: tuple[int, int, int]
     )
 
 
+def _columns(table: Table) -> np.ndarray:
+    """One value a problem, the mean over bases."""
+    return table.cells.mean(axis=0) if len(table.cells) else np.array([])
+
+
 def _these_checkpoints(table: Table, level: float) -> Difference:
-    columns = table.cells.mean(axis=0) if len(table.cells) else np.array([])
+    columns = _columns(table)
     value, se, df = mean_and_se(columns, table.labels)
     half = t_quantile(df, level) * se
     sums = columns if table.labels is None else np.bincount(cluster_codes(table.labels), weights=columns)
