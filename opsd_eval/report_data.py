@@ -127,7 +127,8 @@ def from_sets(
         reported=reported, values=values, outcomes=tables.outcome_shares(sets), training=pd.DataFrame(),
         settings=settings, config=config, notes=[*unpaired, *notes],
         draws=_draws(values) if values.groupby("path")["n"].max().nunique() == 1 else None,
-        pairs=_pairs(reported, contrasts, level),
+        pairs=_pairs(reported, [(arm, other) for arm, other in contrasts if other == names[0]], level),
+        recovered=scorecard.recovered_rows(at_report, settings),
     )  # fmt: skip
 
 
@@ -150,13 +151,13 @@ def _by_task(sets: Sequence[tables.SetInfo], values: Frame) -> list[Frame]:
 
 
 def _contrasts(values: Frame, arms: Sequence[str]) -> tuple[list[tuple[str, str]], list[str]]:
-    """Every arm against the first where both were asked the same problems, and notes about the others."""
+    """Every arm against the first (and ``standard``) where both were asked the same problems; notes of the others."""
     contrasts, notes = [], []
-    for arm in arms[1:]:
-        if _same_problems(values, arms[0], arm):
-            contrasts.append((arm, arms[0]))
-        else:
-            notes.append(f"{arm} and {arms[0]} were sampled on different problems: no paired comparison of the two.")
+    for arm, other in scorecard.default_contrasts(arms, arms[0]):
+        if _same_problems(values, other, arm):
+            contrasts.append((arm, other))
+        elif other == arms[0]:
+            notes.append(f"{arm} and {other} were sampled on different problems: no paired comparison of the two.")
     return contrasts, notes
 
 

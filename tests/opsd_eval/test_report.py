@@ -164,6 +164,18 @@ def test_loose_checkpoints_of_one_arm_make_a_series_with_its_onset(tmp_path, mak
     assert {r["arm"] for r in rows if r["contrast"] == "level"} == {"made_up_base", "mine"}
 
 
+def test_three_loose_arms_are_compared_three_ways(tmp_path, make_set):
+    arms = {arm: [make_set(tmp_path / arm, arm=arm, n=40)] for arm in ("base", "standard", "purified")}
+    report.report_sets([], tmp_path / "out", arms=arms)
+    rows = json.loads((tmp_path / "out" / "scorecard.json").read_text())["rows"]
+    assert {r["contrast"] for r in rows} == {"level", "standard-base", "purified-base", "purified-standard"}
+    table = pd.read_csv(tmp_path / "out" / "tables" / "recovered.csv").set_index("metric")
+    mean = {r["arm"]: r["estimate"] for r in rows if r["contrast"] == "level" and r["metric"] == "avg@4"}
+    expected = (mean["purified"] - mean["standard"]) / (mean["base"] - mean["standard"])
+    assert table.loc["avg@4", "estimate"] == pytest.approx(expected)
+    assert set(pd.read_csv(tmp_path / "out" / "tables" / "against_base.csv")["arm"]) == {"standard", "purified"}
+
+
 def test_two_checkpoints_make_a_series_and_one_does_not(tmp_path, make_set):
     folders = [make_set(tmp_path / "base"), make_set(tmp_path / "mine-step-5", step=5), make_set(tmp_path / "mine-step-9", step=9)]
     for count, drawn in ((2, False), (3, True)):
