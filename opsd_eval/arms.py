@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from opsd_eval.records import RunRecord
@@ -74,12 +74,12 @@ def name_sets(sets: Sequence[LooseSet]) -> list[Named]:
     found = []
     for at, one in enumerate(sets):
         model, (_, step) = model_of(one.run), names[at]
-        free = one.given in (None, arms[0].name) if at else False
-        if free and step == names[0][1] is not None and _is_baseline(arms[0], (labels[at], model), places[at]):
-            arm, step = arms[0], None
-        else:
-            step = step if at else None
-            arm = _find_arm(arms, one.given, (labels[at], model), (places[at], step))
+        who = (labels[at], model)
+        if not at or one.given == arms[0].name:
+            step = None
+        elif one.given is None and step == names[0][1] is not None and _is_baseline(arms[0], who, places[at]):
+            step, one = None, replace(one, given=arms[0].name)
+        arm = _find_arm(arms, one.given, who, (places[at], step))
         arm.has.add((places[at], step))
         found.append(Named(*places[at], arm.name, step))
     return found

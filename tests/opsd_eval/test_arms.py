@@ -70,6 +70,12 @@ def test_the_user_decides():
         arms(loose("a", "in", "A", given="mine"), loose("b", "in", "B", given="mine"))
 
 
+def test_a_named_baseline_has_no_steps_whatever_its_models_are_called():
+    found = arms(loose("a", "in", "x/checkpoint-100", given="base"), loose("b", "out", "y/checkpoint-200", given="base"),
+                 loose("c", "in", "z/checkpoint-100", given="mine"), loose("d", "in", "w/checkpoint-200", given="mine"))  # fmt: skip
+    assert found == [("base", "in", None), ("base", "out", None), ("mine", "in", 100), ("mine", "in", 200)]
+
+
 def test_checkpoints_of_one_run_by_name_by_record_and_by_model_folder():
     base = loose("base_in", "in", "Q")
     for one, two in (
