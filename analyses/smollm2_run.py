@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ARMS = ("standard", "purified")
 # Primary is avg_relaxed@k: the model never writes a boxed answer, so the last number of a completion is read.
 METRICS = ("avg_relaxed@k", "avg@k", "pass@k", "no_answer_rate", "truncation_rate", "marker_rate", "completion_tokens",
-           "step_validity", "distinct_answers")  # fmt: skip
+           "step_validity")  # fmt: skip
 COMPARED = ("avg_relaxed@{k}", "avg@{k}", "pass@{k}", "no_answer_rate", "marker_rate", "completion_tokens")
 SHOWN = ("cos_total_ref", "cos_total_it", "norm_ratio")
 

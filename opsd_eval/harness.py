@@ -24,8 +24,8 @@ from opsd_eval.records import Problem, Sample
 
 #: Metrics printed by the tasks, and those printed once for every k (resolved for K draws by ``task_metrics``).
 METRIC_NAMES = (
-    "avg@k", "pass@k", "maj@k", "marker_rate", "loop_rate", "no_answer_rate", "distinct_answers", "distinct_paths",
-    "step_validity", "compression_ratio",
+    "avg@k", "avg_relaxed@k", "pass@k", "maj@k", "marker_rate", "loop_rate", "no_answer_rate", "distinct_answers",
+    "distinct_paths", "step_validity", "compression_ratio",
 )  # fmt: skip
 
 
