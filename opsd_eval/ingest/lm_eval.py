@@ -169,7 +169,9 @@ def _problem(row: Mapping[str, Any], doc: Mapping[str, Any], task: str, name: st
 def _own_problem(stored: dict[str, Any], where: str) -> Problem:
     problem = problem_from_row(stored, where)
     texts = (problem.problem_id, problem.answer, problem.reference, problem.benchmark, problem.split, problem.cluster)
-    if not all(isinstance(t, str | None) for t in texts) or not isinstance(problem.metadata, dict):
+    if not all(isinstance(t, str | None) for t in texts) or not (
+        isinstance(problem.metadata, dict) and isinstance(problem.axes, dict)
+    ):
         raise ValueError(f"{where}: its problem has fields of the wrong type")
     return problem
 
