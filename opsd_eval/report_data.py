@@ -122,6 +122,10 @@ def from_sets(
     if len(reported) < len(sets):
         last = {s.arm: s.step for s in reported if s.step is not None}
         notes.append(f"Reported is the last checkpoint: {', '.join(f'{a} at step {n}' for a, n in last.items())}.")
+        missing = {(s.arm, s.split) for s in sets} - {(s.arm, s.split) for s in reported}
+        notes += [
+            f"{arm} has no set of {split} at its last checkpoint: no row there." for arm, split in sorted(missing)
+        ]
     return ReportData(
         title="Sample sets", arms=names, rows=scorecard.build_scorecard(at_report, settings), sets=sets,
         reported=reported, values=values, outcomes=tables.outcome_shares(sets), training=pd.DataFrame(),

@@ -253,6 +253,17 @@ def test_sets_with_different_draws_share_what_does_not_depend_on_them(tmp_path, 
     assert "differ in draws" in page and "distinct_answers" not in metrics and "marker_rate" in metrics
 
 
+def test_a_benchmark_without_the_last_checkpoint_is_named(tmp_path, make_set):
+    arms = {"base": [make_set(tmp_path / "base"), make_set(tmp_path / "base_far", split="far")],
+            "mine": [make_set(tmp_path / f"mine{step}", arm="standard", step=step) for step in (5, 9)]
+            + [make_set(tmp_path / "mine_far", arm="standard", split="far", step=5)]}  # fmt: skip
+    data = report.gather_sets([], arms=arms)
+    assert "mine has no set of far at its last checkpoint: no row there." in data.notes
+    assert {(r["arm"], r["split"]) for r in data.rows if r["contrast"] == "level"} == {
+        ("base", "id"), ("base", "far"), ("mine", "id"),
+    }  # fmt: skip
+
+
 def test_loose_sets_of_other_problems_keep_their_levels(tmp_path, make_set):
     a, b = make_set(tmp_path / "a"), make_set(tmp_path / "b", arm="standard", n=5)
     page = report.report_sets([a, b], tmp_path / "out").read_text(encoding="utf-8")
