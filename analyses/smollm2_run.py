@@ -104,7 +104,7 @@ def speed(settings: Settings) -> dict[str, Any]:
     done = settings.out / "speed.json"
     if not done.exists():
         model = str(settings.model.resolve())
-        found = _python("benchmarks.sampling", "--case", "rollouts", "--model", model, read=True)
+        found = _python("benchmarks.sampling", "--case", "rollouts", "--rounds", "2", "--model", model, read=True)
         write_json(done, {row["name"]: row for row in json.loads(found.splitlines()[-1])})
     return read_json(done)
 

@@ -34,7 +34,7 @@ CASES = {
     },
     "smollm2": {"benchmark": "reasoning_gym.chain_sum", "problems": 8, "draws": 4, "new": 32, "batches": (16, 32)},
     "vllm": {"benchmark": "testbed.hunch_r10.id", "problems": 50, "draws": 8, "new": 128, "batches": ()},
-    "rollouts": {"benchmark": "reasoning_gym.chain_sum", "problems": 8, "draws": 4, "new": 48, "batches": (16, 32)},
+    "rollouts": {"benchmark": "reasoning_gym.chain_sum", "problems": 8, "draws": 2, "new": 32, "batches": (16,)},
 }  # fmt: skip
 
 
