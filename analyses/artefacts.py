@@ -9,6 +9,7 @@ from pathlib import Path
 
 from analyses import (
     ablation_table,
+    constructions,
     decomposition,
     dynamics,
     effects,
@@ -16,6 +17,7 @@ from analyses import (
     marker_shift,
     mechanism,
     power,
+    probed,
     regime,
     sensitivity,
     support,
@@ -25,7 +27,7 @@ from analyses.results import Study
 from opsd_eval.names import lookup
 
 SENSITIVITY = tuple(
-    f"sensitivity_{what}" for what in ("beta", "clip", "lr", "divergence", "jsd", "length", "steps", "size")
+    f"sensitivity_{what}" for what in ("beta", "clip", "lr", "divergence", "jsd", "length", "steps")
 )
 
 
@@ -50,12 +52,14 @@ ARTEFACTS: dict[str, Artefact] = {
         Artefact("ablation_table", 1, ablation_table.make, ("main",), "main table"),
         Artefact("decomposition", 2, decomposition.make, ("main",), "figure 3"),
         Artefact("marker_shift", 3, marker_shift.make, ("main",), "figures 2 and 5"),
-        Artefact("dynamics", 4, dynamics.make, ("main",), "figures 1 and 4"),
+        Artefact("dynamics", 4, dynamics.make, ("main", "fine"), "figures 1 and 4"),
         Artefact("sensitivity", 5, sensitivity.make, SENSITIVITY, "figures 6 and 7"),
         Artefact("targets", 6, effects.named("targets"), ("targets",), "ablations of the target"),
         Artefact("controls", 7, effects.named("controls"), ("controls",), "-"),
         Artefact("regime", 8, regime.make, ("main", "regime", "derived"), "-"),
+        Artefact("constructions", 8, constructions.make, ("main", "size", "strength", "slip_rate", "controls"), "-"),
         Artefact("support", 9, support.make, ("main",), "-"),
+        Artefact("probed", 9, probed.make, ("probed",), "-"),
         Artefact("mechanism", 10, mechanism.make, ("main",), "-"),
         Artefact("derived", 10, effects.named("derived"), ("derived",), "-"),
         Artefact("verdict", 10, verdict.make, ("derived", "fork"), "-"),

@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -103,8 +103,9 @@ def base_cell(config: StudyConfig, label: str, base_seed: int) -> Cell:
     there = config.construction(label)
     asked = [config.splits if b.splits is None else b.splits for b in config.blocks if label in b.worlds]
     sets = tuple((split, 0) for split in config.splits if not asked or any(split in splits for splits in asked))
+    extras = {extra for block in config.blocks if label in block.worlds for extra in block.extras}
     found = find_base(there, base_seed)
-    return Cell(label, there.world, base_seed, BASE, None, *found, None, sets, _evaluation(config))
+    return Cell(label, there.world, base_seed, BASE, None, *found, None, sets, _evaluation(config, extras))
 
 
 def study_cells(config: StudyConfig, blocks: Mapping[str, Sequence[Cell]] | None = None) -> dict[str, Cell]:
@@ -129,11 +130,12 @@ def block_cells(config: StudyConfig) -> dict[str, list[Cell]]:
     return {block.name: list(cells_of(config, block)) for block in config.blocks}
 
 
-def _evaluation(config: StudyConfig) -> dict[str, Any]:
-    return {
+def _evaluation(config: StudyConfig, extras: Iterable[str]) -> dict[str, Any]:
+    seen = {
         "n_problems": config.n_problems, "draws": config.draws, "problem_seed": config.problem_seed,
         "sampling": {**config.sampling, "seed": config.sample_seed}, "series_metrics": list(config.series_metrics),
     }  # fmt: skip
+    return {**seen, "extras": {config.in_distribution: sorted(extras)}} if extras else seen
 
 
 def _trained(config: StudyConfig, block: Block, label: str, base_seed: int, arm: str, train_seed: int) -> Cell:
@@ -154,7 +156,7 @@ def _trained(config: StudyConfig, block: Block, label: str, base_seed: int, arm:
     words = [f"--{key}={value}" for key, value in options.items()]
     train = apply_overrides(lookup("recipe", config.recipe, RECIPES)(), words).to_dict()
     return Cell(label, there.world, base_seed, arm, train_seed, folder, weights, train, tuple(sorted(sets)),
-                _evaluation(config))  # fmt: skip
+                _evaluation(config, block.extras))  # fmt: skip
 
 
 # --- running ----------------------------------------------------------------------------------------------
@@ -208,17 +210,18 @@ def claim(cell: Cell, folder: Path) -> None:
 
 def _evaluate(cell: Cell, runs: Path, split: str, step: int) -> None:
     folder = set_folder(runs, cell.name, cell.testbed_world, split, step)
-    if stages.is_measured(folder):
-        return
     model = Path(cell.base) if step == 0 else runs / cell.name / "checkpoints" / f"step-{step:06d}"
     seen = cell.evaluation
     benchmark = {"name": f"testbed.{cell.testbed_world}.{split}", "limit": seen["n_problems"],
                  "seed": seen["problem_seed"]}  # fmt: skip
     kept = None if step in (0, cell.last) or not seen["series_metrics"] else list(seen["series_metrics"])
-    stages.evaluate_set(
-        str(model), str(folder), name=cell.name, benchmark=benchmark, draws=seen["draws"],
-        sampling=seen["sampling"], step=step, metrics=kept,
-    )  # fmt: skip
+    if not stages.is_measured(folder):
+        stages.evaluate_set(
+            str(model), str(folder), name=cell.name, benchmark=benchmark, draws=seen["draws"],
+            sampling=seen["sampling"], step=step, metrics=kept,
+        )  # fmt: skip
+    for extra in seen.get("extras", {}).get(split, ()) if kept is None else ():
+        stages.EXTRAS[extra](str(model), str(folder))
 
 
 # --- what is kept -----------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from opsd_eval import figures_training, report_data, scorecard, stats
 from opsd_eval.tables import BASE, Frame
 
 ARMS = ("standard", "purified")
+FINE = "_fine"  # arms that repeat a run of the main block with more checkpoints
 RUN = ["world", "arm", "base_seed", "train_seed"]
 WINDOW = 10  # steps of the log that a "last" value averages
 
@@ -26,14 +27,16 @@ def make(study: Study, blocks: Sequence[str]) -> list[Path]:
     import pandas as pd
 
     splits = [study.config.in_distribution, *[s for s in study.config.series if s != study.config.in_distribution]]
-    data = study.report_data(blocks, ARMS, splits=splits)
+    main = [block for block in blocks if not any(arm.endswith(FINE) for arm in study.config.block(block).arms)]
+    data = study.report_data(main, ARMS, splits=splits)
     courses = {m: report_data.series(data, m) for m in (study.config.series_metrics or study.config.primary)}
-    log, metric = study.training(blocks), study.config.primary[0]
+    log, metric = _own(study.training(blocks)), study.config.primary[0]
+    values = with_fine_steps(data.values, study.select(blocks, steps="all"))
     tables = {
         "dynamics": with_kl(courses[metric], log),
         "onset": pd.DataFrame(list(onsets(courses))),
         "stability": pd.DataFrame(list(stability(log, level=study.config.level))),
-        "equal_distance": pd.DataFrame(list(equal_distance(data.values, log, metric, level=study.config.level))),
+        "equal_distance": pd.DataFrame(list(equal_distance(values, log, metric, level=study.config.level))),
     }
     written = [study.table(name, table, blocks=blocks) for name, table in tables.items()]
     drawn = {
@@ -41,6 +44,22 @@ def make(study: Study, blocks: Sequence[str]) -> list[Path]:
         "stability": figures_training.stability(data),
     }  # fmt: skip
     return written + [p for name, figure in drawn.items() if (p := study.figure(name, figure, blocks=blocks))]
+
+
+def _own(table: Frame) -> Frame:
+    """The rows of arms that repeat none."""
+    return table[~table["arm"].str.endswith(FINE)]
+
+
+def with_fine_steps(values: Frame, everything: Frame) -> Frame:
+    """Values with the steps that only a repeated run has evaluated, under the name of the arm it repeats."""
+    import pandas as pd
+
+    extra = everything[everything["arm"].str.endswith(FINE)]
+    extra = extra.assign(arm=extra["arm"].str.removesuffix(FINE))
+    have = set(zip(values["arm"], values["step"], strict=True))
+    new = [pair not in have for pair in zip(extra["arm"], extra["step"], strict=True)]
+    return pd.concat([values, extra[new]], ignore_index=True)
 
 
 def kl_at(log: Frame) -> dict[tuple[Any, ...], dict[int, float]]:

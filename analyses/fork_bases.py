@@ -16,12 +16,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from opsd_eval.records import sha256_folder, write_json
 from opsd_eval.testbed import base_path
 from opsd_eval.testbed.design import DESIGN
 from opsd_eval.testbed.traces import hunch_trace, reference_text
 from opsd_eval.testbed.worlds import canonical_problems
-from opsd_train.pretrain import PretrainConfig, fit
+from opsd_train.pretrain import PretrainConfig, fit, save_base
 
 FOLDER = Path(__file__).parent / "bases"
 SEEDS = (0, 1, 2)
@@ -82,14 +81,11 @@ def make(seed: int, folder: Path = FOLDER) -> list[Path]:
         out = folder / f"{name}_s{seed}"
         if name == "fork_swapped":
             swap_words(model, tokenizer)
-        model.save_pretrained(out)
-        tokenizer.save_pretrained(out)
-        for file in out.iterdir():
-            file.chmod(0o644)
-        record = {"family": "hunch", "seed": seed, "from": f"hunch_r10_s{seed}", "training": asdict(TRAINING),
-                  "check_rate": FORK.check_rate, "recovery": RECOVERY, "final_loss": loss,
-                  "swapped": list(SWAPS) if name == "fork_swapped" else []}  # fmt: skip
-        write_json(out / "base.json", {**record, "sha256": sha256_folder(out)})
+        save_base(model, tokenizer, out, {
+            "family": "hunch", "seed": seed, "from": f"hunch_r10_s{seed}", "training": asdict(TRAINING),
+            "check_rate": FORK.check_rate, "recovery": RECOVERY, "final_loss": loss,
+            "swapped": list(SWAPS) if name == "fork_swapped" else [],
+        })  # fmt: skip
         written.append(out)
     return written
 

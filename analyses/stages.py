@@ -66,6 +66,32 @@ def measure_more(out: str, *, metrics: list[str], level: float) -> None:
     measure_set(Path(out), metrics=metrics, level=level)
 
 
+def probe_answers(model_path: str, out: str) -> None:
+    """Ask the model for its answer along each of its completions, and measure how early it knows it."""
+    from opsd_eval.engines import load_engine
+    from opsd_eval.probe import probe_set
+
+    engine: Any = load_engine("transformers", model_path)
+    probe_set(Path(out), engine, engine.tokenizer)
+    _add(Path(out), EARLY_ANSWER)
+
+
+def embed(model_path: str, out: str) -> None:
+    """Measure semantic diversity with the default encoder."""
+    _add(Path(out), EMBEDDED)
+
+
+def _add(folder: Path, metrics: Sequence[str]) -> None:
+    if not has_columns(folder, metrics):
+        measure_more(str(folder), metrics=list(metrics), level=0.95)
+
+
+EARLY_ANSWER = ("early_answer_at_0", "early_answer_area", "early_answer_flips")
+EMBEDDED = ("embedding_clusters", "embedding_clusters_correct", "cluster_entropy", "vendi", "vendi_correct")
+#: Slow measurements that a study's block may ask for, ``(model folder, sample set)``.
+EXTRAS = {"early_answer": probe_answers, "embeddings": embed}
+
+
 def compare_with_base(base: str, out: str, *, level: float) -> None:
     """Measure what only a pair of sets can show (lost support, hard tail, marker shift) into ``against_base.csv``."""
     from opsd_eval.tables import pair_table, save_pair_table

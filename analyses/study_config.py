@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from analyses.ablation_config import read_settings
+from analyses.stages import EXTRAS
 from opsd_eval.names import lookup, unknown_name
 
 CONFIGS = Path(__file__).parent / "configs" / "study"
@@ -35,7 +36,10 @@ class Construction:
 
 @dataclass(frozen=True)
 class Block:
-    """A product of cells. ``series`` and ``splits`` override the study's; ``analyses`` says whom the cells serve."""
+    """A product of cells. ``series`` and ``splits`` override the study's; ``analyses`` says whom the cells serve.
+
+    ``extras`` names slow measurements (``analyses.stages.EXTRAS``) of bases and reported checkpoints, in distribution.
+    """
 
     name: str
     worlds: tuple[str, ...]
@@ -48,6 +52,7 @@ class Block:
     splits: tuple[str, ...] | None = None
     series: Mapping[str, tuple[int, ...]] | None = None
     steps: int | None = None
+    extras: tuple[str, ...] = ()
     about: str = ""
 
 
@@ -168,6 +173,8 @@ def _block(name: str, values: dict[str, Any], where: str) -> Block:
     _check_keys(values, Block, f"{where}: block {name}")
     block = Block(**values)
     lookup("tier", block.tier, dict.fromkeys(TIERS, ""))
+    for extra in block.extras:
+        lookup("extra", extra, EXTRAS)
     if "base" in block.arms:
         raise ValueError(f"{where}: block {name}: 'base' is the untrained model and always there; name trained arms")
     return block

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from analyses.write_up import interval, markdown, number
-from opsd_eval.tables import Frame
+from analyses.write_up import change, interval, markdown, number, used
+from opsd_eval.tables import BASE, Frame
 
 CHANGES = ("avg@8", "p_check", "step_accuracy")
 FORK_WORDS = ("check", "so")
@@ -92,8 +92,38 @@ def verdict(frame: Frame) -> str:
     return markdown(rows)
 
 
+def constructions(frame: Frame) -> str:
+    """Change of accuracy in distribution by axis and value."""
+    rows = []
+    shown = frame[(frame["metric"] == "avg@8") & (frame["split"] == "id")]
+    for (axis, teacher, given), part in shown.groupby(["axis", "teacher", "given"], sort=False):
+        row = {"axis": axis, "teacher": teacher, "value": str(given), "base": number(part["base_level"].iloc[0])}
+        for one in part.to_dict("records"):
+            row[f"{one['arm']} − base"] = interval(one, "difference", "low", "high", sign=True)
+            row["runs (bases), problems"] = f"{one['runs']} ({one['base_seeds']}), {one['n_problems']}"
+        rows.append(row)
+    return markdown(rows)
+
+
+def probed(frame: Frame) -> str:
+    """Early answers and semantic diversity: the base's level and both changes."""
+    rows = []
+    for (world, metric), part in frame.groupby(["world", "metric"], sort=False):
+        row = {"world": world, "metric": f"`{metric}`"}
+        for one in part[part["contrast"] == "level"].to_dict("records"):
+            if one["arm"] == BASE:
+                row["base"] = interval(one, "estimate", "low", "high")
+        for arm in ("standard", "purified"):
+            for one in part[part["contrast"] == f"{arm}-{BASE}"].to_dict("records"):
+                row[f"{arm} − base"] = change(one)
+                row["problems (dropped), bases"] = f"{used(one)}, {one['n_seeds']}"
+        rows.append(row)
+    return markdown(rows)
+
+
 TABLES: dict[str, tuple[Callable[[Frame], str], str]] = {
     "targets": (effects, "targets"), "controls": (effects, "controls"), "derived": (effects, "derived"),
     "fork": (effects, "fork"), "fork-tokens": (fork_tokens, "fork_tokens"), "regime": (regime, "regime"),
     "value-tokens": (mechanism, "mechanism"), "value-signs": (signs, "mechanism_sign"), "verdict": (verdict, "verdict"),
+    "constructions": (constructions, "constructions"), "probed": (probed, "probed"),
 }  # fmt: skip

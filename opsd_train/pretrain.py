@@ -6,7 +6,7 @@ import argparse
 import math
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from opsd_eval.records import sha256_folder, write_json
 from opsd_eval.testbed.bases import base_path, shipped_bases
 from opsd_eval.testbed.chains import Canonical, Search
-from opsd_eval.testbed.design import DESIGN, design_values
+from opsd_eval.testbed.design import DESIGN, Design, design_values
 from opsd_eval.testbed.traces import PLAIN, hunch_trace, reference_text, search_trace, slips_trace
 from opsd_eval.testbed.worlds import WORLDS, canonical_problems, world
 
@@ -59,30 +59,30 @@ def default_config(world_name: str) -> PretrainConfig:
 
 
 def pick_trace(
-    family: str, item: Canonical, rng: random.Random, *, hunches: list[int]
+    family: str, item: Canonical, rng: random.Random, *, hunches: list[int], design: Design = DESIGN
 ) -> tuple[str, str]:
     """(user text, solution) for one corpus problem under a randomly drawn prompt kind."""
-    question_only, _, reference_only = DESIGN.prompt_mix
+    question_only, _, reference_only = design.prompt_mix
     draw = rng.random()
     tag, answer_only = None, False
     if draw >= question_only:
-        answer_only = rng.random() < DESIGN.answer_only_share
+        answer_only = rng.random() < design.answer_only_share
         tagged = family == "hunch" and not answer_only
-        tag = rng.choice(list(DESIGN.recovery)) if tagged else PLAIN
+        tag = rng.choice(list(design.recovery)) if tagged else PLAIN
     if isinstance(item, Search):
-        solution = search_trace(item, rng, tag=tag)
+        solution = search_trace(item, rng, tag=tag, design=design)
     elif family == "hunch":
-        solution = hunch_trace(item, rng, tag=tag, hunches=hunches)
+        solution = hunch_trace(item, rng, tag=tag, hunches=hunches, design=design)
     else:
-        solution = slips_trace(item, rng, tag=tag)
+        solution = slips_trace(item, rng, tag=tag, design=design)
     if tag is None:
         return item.question, solution
-    reference = reference_text(family, item, tag, answer_only=answer_only)
+    reference = reference_text(family, item, tag, answer_only=answer_only, design=design)
     return (reference if draw >= 1 - reference_only else f"{item.question} {reference}"), solution
 
 
 def corpus_rows(
-    family: str, tokenizer: PreTrainedTokenizerFast, *, seed: int, pool: int
+    family: str, tokenizer: PreTrainedTokenizerFast, *, seed: int, pool: int, design: Design = DESIGN
 ) -> Iterator[tuple[list[int], int]]:
     """Endless (token ids, number of prompt ids) of corpus traces over ``pool`` problems; traces are always fresh."""
     from opsd_eval.testbed.vocabulary import ASSISTANT, END, USER
@@ -98,7 +98,7 @@ def corpus_rows(
         return [i for word in text.split() for i in words[word]]
 
     while True:
-        user, solution = pick_trace(family, rng.choice(items), rng, hunches=hunches)
+        user, solution = pick_trace(family, rng.choice(items), rng, hunches=hunches, design=design)
         prompt = encode(f"{USER} {user} {ASSISTANT}")
         yield prompt + encode(f"{solution} {END}"), len(prompt)
 
@@ -229,19 +229,24 @@ def pretrain(
     model = first_model(tokenizer, config, seed=seed)
     rows = corpus_rows(place.family, tokenizer, seed=seed, pool=config.pool)
     loss = fit(model, rows, config, pad=tokenizer.pad_token_id)  # pyright: ignore[reportArgumentType]
+    seconds = time.perf_counter() - started
+    return save_base(model, tokenizer, out, {
+        "world": world_name, "family": place.family, "seed": seed, "training": asdict(config),
+        "design": design_values(place.family), "final_loss": loss, "training_seconds": seconds,
+        "rates": base_rates(model, tokenizer, place.family), "versions": {"torch": torch.__version__},
+    })  # fmt: skip
+
+
+def save_base(model: PreTrainedModel, tokenizer: Any, out: Path, record: Mapping[str, Any]) -> dict[str, Any]:
+    """Write model, tokenizer and ``base.json`` (the record, number of parameters and checksum); returns the latter."""
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
-    record = {
-        "world": world_name, "family": place.family, "seed": seed,
-        "training": asdict(config), "design": design_values(place.family),
-        "parameters": sum(p.numel() for p in model.parameters()), "final_loss": loss,
-        "training_seconds": time.perf_counter() - started, "sha256": sha256_folder(out),
-        "rates": base_rates(model, tokenizer, place.family), "versions": {"torch": torch.__version__},
-    }
     for file in out.iterdir():
         file.chmod(0o644)
-    write_json(out / "base.json", record)
-    return record
+    parameters = sum(p.numel() for p in model.parameters())
+    written = {**record, "parameters": parameters, "sha256": sha256_folder(out)}
+    write_json(out / "base.json", written)
+    return written
 
 
 def base_rates(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, family: str) -> dict[str, Any]:
