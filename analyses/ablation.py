@@ -10,10 +10,6 @@ from __future__ import annotations
 import argparse
 import functools
 import math
-import os
-import signal
-import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +17,8 @@ from typing import Any
 
 from analyses import stages
 from analyses.ablation_config import FREE_KEYS, AblationConfig, available, load_config, parse_config
-from analyses.jobs import Job, JobFailed, run_jobs, usable_cores
+from analyses.command import finish_with
+from analyses.jobs import Job, run_jobs, usable_cores
 from opsd_eval import report, report_data, scorecard, scorecard_text
 from opsd_eval.locks import locked
 from opsd_eval.names import lookup
@@ -238,11 +235,6 @@ def run(config: AblationConfig, values: Mapping[str, Any], *, runs: Path, n_jobs
     return page
 
 
-def _on_sigterm(*_: object) -> None:
-    """End as after Ctrl-C: workers are asked to save their state first."""
-    raise SystemExit(143)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line: returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m analyses.ablation", description=__doc__,
@@ -251,21 +243,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder for the study (default: runs)")
     parser.add_argument("--jobs", type=int, default=None, help="processes side by side (default: one a core)")
     args = parser.parse_args(argv)
-    os.environ["OMP_NUM_THREADS"] = "1"
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    signal.signal(signal.SIGTERM, _on_sigterm)
-    started = time.monotonic()
-    try:
+
+    def work() -> str:
         config, values = load_config(args.config)
-        page = run(config, values, runs=args.runs, n_jobs=args.jobs or usable_cores())
-    except (ValueError, JobFailed) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("\nstopped; run the same command again to go on", file=sys.stderr)
-        return 130
-    print(f"\n{time.monotonic() - started:.0f} s; report: {page}")
-    return 0
+        return f"report: {run(config, values, runs=args.runs, n_jobs=args.jobs or usable_cores())}"
+
+    return finish_with(work)
 
 
 if __name__ == "__main__":

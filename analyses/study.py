@@ -8,10 +8,6 @@
 from __future__ import annotations
 
 import argparse
-import os
-import signal
-import sys
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -19,7 +15,8 @@ from typing import Any
 
 from analyses import cells, results, stages
 from analyses.ablation import claimed
-from analyses.jobs import Job, JobFailed, run_jobs, usable_cores
+from analyses.command import finish_with
+from analyses.jobs import Job, run_jobs, usable_cores
 from analyses.study_config import StudyConfig, available, load_study, results_folder
 from opsd_eval.names import lookup
 from opsd_eval.records import read_json, write_json, write_text
@@ -133,21 +130,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--jobs", type=int, default=None, help="processes side by side (default: one a core)")
     parser.add_argument("--blocks", default=None, help="only these blocks, separated by commas")
     args = parser.parse_args(argv)
-    os.environ["OMP_NUM_THREADS"] = "1"
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    signal.signal(signal.SIGTERM, _on_sigterm)
-    started = time.monotonic()
-    try:
+
+    def work() -> str:
         config = load_study(args.config)
         _dispatch(args, config)
-    except (ValueError, JobFailed) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("\nstopped; run the same command again to go on", file=sys.stderr)
-        return 130
-    print(f"{time.monotonic() - started:.0f} s; results: {results_folder(config, args.results)}")
-    return 0
+        return f"results: {results_folder(config, args.results)}"
+
+    return finish_with(work)
 
 
 def _dispatch(args: argparse.Namespace, config: StudyConfig) -> None:
@@ -169,11 +158,6 @@ def _dispatch(args: argparse.Namespace, config: StudyConfig) -> None:
         if not args.name:
             raise ValueError("which cell? give its name, such as hunch_r10_s0_standard_t1")
         print(again(config, args.name, runs=args.runs, out=args.results))
-
-
-def _on_sigterm(*_: object) -> None:
-    """End as after Ctrl-C: workers are asked to save their state first."""
-    raise SystemExit(143)
 
 
 if __name__ == "__main__":
