@@ -13,7 +13,7 @@ from typing import Any
 
 from analyses.construction_bases import RECIPES
 from analyses.results import Study, contrasts_of
-from opsd_eval.plotstyle import INK, colours, footnote, legend, markers, new_figure, style
+from opsd_eval.plotstyle import INK, colours, footnote, legend, markers, new_figure
 from opsd_eval.tables import BASE, Frame
 from opsd_eval.testbed.design import DESIGN
 from opsd_train.pretrain import FAMILY_CONFIGS
@@ -42,14 +42,7 @@ def places() -> Iterator[tuple[str, str, Any, str, str]]:
 
 def make(study: Study, blocks: Sequence[str]) -> list[Path]:
     """Write the table and the figure."""
-    table = constructions(study, blocks)
-    if table.empty:
-        return []
-    written = [study.table("constructions", table, blocks=blocks)]
-    with style():
-        drawn = figure(table, study)
-    path = study.figure("constructions", drawn, blocks=blocks)
-    return written + ([path] if path else [])
+    return study.table_and_figure("constructions", constructions(study, blocks), figure, blocks=blocks)
 
 
 def constructions(study: Study, blocks: Sequence[str]) -> Frame:

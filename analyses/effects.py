@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from analyses.results import Study, contrasts_of
-from opsd_eval.plotstyle import INK, colours, footnote, legend, markers, new_figure, style
+from opsd_eval.plotstyle import INK, colours, footnote, legend, markers, new_figure
 from opsd_eval.tables import BASE, Frame
 
 METRICS = ("p_check", "step_accuracy", "p_wait_given_mismatch", "completion_tokens")
@@ -24,21 +24,9 @@ def named(name: str) -> Callable[[Study, Sequence[str]], list[Path]]:
     """The ``make`` of the artefact of this name."""
 
     def make(study: Study, blocks: Sequence[str]) -> list[Path]:
-        return write(study, blocks, name=name)
+        return study.table_and_figure(name, effects(study, blocks), figure, blocks=blocks)
 
     return make
-
-
-def write(study: Study, blocks: Sequence[str], *, name: str) -> list[Path]:
-    """Write the table and the figure."""
-    table = effects(study, blocks)
-    if table.empty:
-        return []
-    written = [study.table(name, table, blocks=blocks)]
-    with style():
-        drawn = figure(table, study)
-    path = study.figure(name, drawn, blocks=blocks)
-    return written + ([path] if path else [])
 
 
 def effects(study: Study, blocks: Sequence[str]) -> Frame:

@@ -14,7 +14,7 @@ from typing import Any
 
 from analyses.results import Study
 from analyses.stages import EARLY_ANSWER, EMBEDDED
-from opsd_eval.plotstyle import INK, colours, footnote, legend, markers, new_figure, style
+from opsd_eval.plotstyle import INK, colours, footnote, legend, markers, new_figure
 from opsd_eval.tables import BASE, Frame
 
 SUFFIX = "_probed"
@@ -27,15 +27,9 @@ def make(study: Study, blocks: Sequence[str]) -> list[Path]:
     """Write the table and the figure."""
     table = study.scorecard(blocks, ARMS)
     table = table[table["metric"].isin((*EARLY_ANSWER, *EMBEDDED)) & (table["split"] == study.config.in_distribution)]
-    if table.empty:
-        return []
     contrasts = [contrast.replace(SUFFIX, "") for contrast in table["contrast"]]
     table = table[KEPT].assign(arm=table["arm"].str.removesuffix(SUFFIX), contrast=contrasts)
-    written = [study.table("probed", table, blocks=blocks)]
-    with style():
-        drawn = figure(table, study)
-    path = study.figure("probed", drawn, blocks=blocks)
-    return written + ([path] if path else [])
+    return study.table_and_figure("probed", table, figure, blocks=blocks)
 
 
 def figure(table: Frame, study: Study) -> Any:

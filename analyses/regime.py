@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from analyses.results import Study, contrasts_of
-from opsd_eval.plotstyle import INK, colours, footnote, legend, markers, new_figure, style
+from opsd_eval.plotstyle import INK, colours, footnote, legend, markers, new_figure
 from opsd_eval.tables import BASE, Frame
 from opsd_eval.testbed.design import DESIGN
 
@@ -23,14 +23,7 @@ SWEEP = {f"hunch_{tag}": share for tag, share in DESIGN.recovery.items()}
 
 def make(study: Study, blocks: Sequence[str]) -> list[Path]:
     """Write the table and the map."""
-    table = regime(study, blocks)
-    if table.empty:
-        return []
-    written = [study.table("regime", table, blocks=blocks)]
-    with style():
-        drawn = figure(table, study)
-    path = study.figure("regime_map", drawn, blocks=blocks)
-    return written + ([path] if path else [])
+    return study.table_and_figure("regime", regime(study, blocks), figure, blocks=blocks, figure="regime_map")
 
 
 def regime(study: Study, blocks: Sequence[str]) -> Frame:

@@ -6,7 +6,7 @@ Every analysis starts from :func:`load` and ends with :meth:`Study.save`; none o
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -147,6 +147,20 @@ class Study:
         write_text(path, to_svg(figure))
         self._note(path, blocks)
         return path
+
+    def table_and_figure(
+        self, name: str, frame: Frame, draw: Callable[[Frame, Study], Any], *, blocks: Sequence[str], figure: str = ""
+    ) -> list[Path]:
+        """Write ``<name>.csv`` and what ``draw`` makes of it (named ``figure`` if given); nothing without rows."""
+        from opsd_eval.plotstyle import style
+
+        if frame.empty:
+            return []
+        written = self.table(name, frame, blocks=blocks)
+        with style():
+            drawn = draw(frame, self)
+        drawn_path = self.figure(figure or name, drawn, blocks=blocks)
+        return [written, drawn_path] if drawn_path else [written]
 
     def _note(self, path: Path, blocks: Sequence[str]) -> None:
         """Keep ``artefacts.json``: each file with its cells, config and commits."""

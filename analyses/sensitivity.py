@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from analyses.results import Study, contrasts_of, over_bases
-from opsd_eval.plotstyle import ARM_COLOURS, INK, Room, footnote, label_room, new_figure, style
+from opsd_eval.plotstyle import ARM_COLOURS, INK, Room, footnote, label_room, new_figure
 from opsd_eval.tables import BASE, Frame
 
 METRICS = ("avg@8", "p_check", "step_accuracy", "marker_rate")
@@ -23,14 +23,7 @@ def make(study: Study, blocks: Sequence[str]) -> list[Path]:
     import pandas as pd
 
     table = pd.DataFrame([row for block in blocks for row in rows(study, block)])
-    if table.empty:
-        return []
-    both = [*blocks, OWN]
-    written = [study.table("sensitivity", table, blocks=blocks)]
-    with style():
-        drawn = figure(table, study)
-    path = study.figure("sensitivity", drawn, blocks=both[:-1])
-    return written + ([path] if path else [])
+    return study.table_and_figure("sensitivity", table, figure, blocks=blocks)
 
 
 def rows(study: Study, block: str) -> Iterator[dict[str, Any]]:
