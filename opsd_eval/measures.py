@@ -45,6 +45,7 @@ class Measures:
     words: int = 0  # problems whose marker rates count words because token counts are unknown
     corpus: list[dict[str, Any]] = field(default_factory=list)  # rows of metrics of the whole set
     encoder: dict[str, Any] | None = None  # name and threshold of the encoder behind the embedding metrics
+    probed_since: bool = False  # the set was probed after it was measured
 
     def table(self) -> pd.DataFrame:
         """One row a problem: problem_id, cluster, n, one column a metric."""
@@ -92,11 +93,12 @@ def _measure(
     n = int(index.samples.counts().max(initial=0))
     wanted = _wanted(index, metrics, n, embeddings)
     measures = (None if force else _still_valid(folder, state)) or _empty(index)
-    dropped = []
+    stale = {"probes"} if measures.probed_since else set()
     if measures.encoder is None or embeddings not in (None, measures.encoder["name"]):
-        dropped = [name for name in measures.values if "embeddings" in find_metric(name).needs]
-        for name in dropped:
-            del measures.values[name]
+        stale.add("embeddings")
+    dropped = [name for name in measures.values if stale & set(find_metric(name).needs)]
+    for name in dropped:
+        del measures.values[name]
     missing = [metric for metric in wanted if metric.name not in measures.values]
     if missing or dropped or not (folder / "measures.csv").exists():
         _fill(measures, index, missing, processes=processes, embeddings=embeddings)
@@ -166,13 +168,18 @@ def _still_valid(folder: Path, state: list[list[Any]]) -> Measures | None:
     if not estimates.exists() or not (folder / "measures.csv").exists():
         return None
     held = read_json(estimates)
-    if not isinstance(held, Mapping) or held.get("files") != state:
+    if not isinstance(held, Mapping) or _but_probes(held.get("files")) != _but_probes(state):
         return None
     measures = read_measures(folder)
+    measures.probed_since = held.get("files") != state
     measures.words = int(held.get("words") or 0)
     measures.encoder = held.get("encoder")
     measures.corpus = [row for row in held["rows"] if row["metric"] in CORPUS_METRICS]
     return measures
+
+
+def _but_probes(state: Any) -> list[Any]:
+    return [file for file in state or () if file[0] != "probes.jsonl"]
 
 
 def _empty(index: SampleIndex) -> Measures:

@@ -276,9 +276,14 @@ def test_probes_reach_the_metrics_that_need_them(base, monkeypatch):
     monkeypatch.setattr(metrics, "METRICS", {**metrics.METRICS, "probed": probed})
     with pytest.raises(ValueError, match="opsd-eval probe"):
         measure_set(base, metrics=["probed"])
+    measure_set(base, metrics=["avg@k"])
     append_jsonl(base / "probes.jsonl", [{"problem_id": "p/1", "draw": d, "share": 0.5} for d in range(3)])
     measure_set(base, metrics=["probed"])
     assert [row["probed"] for row in rows_of(base)] == ["0.0", "3.0", "0.0", "0.0", "0.0", "0.0"]
+    assert "avg@4" in rows_of(base)[0], "a probe leaves what does not depend on it"
+    append_jsonl(base / "probes.jsonl", [{"problem_id": "p/3", "draw": 0, "share": 0.5}])
+    measure_set(base, metrics=["avg@k"])
+    assert "probed" not in rows_of(base)[0], "what depends on probes goes when they change"
 
 
 def test_pairs_in_worker_processes_give_the_same_rows(tmp_path, base, monkeypatch):
