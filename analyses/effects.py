@@ -34,9 +34,11 @@ def effects(study: Study, blocks: Sequence[str]) -> Frame:
     import pandas as pd
 
     worlds = {cell.world for cell in study.cells(blocks)}
+    splits = {split for cell in study.cells(blocks) for split, _ in cell.sets}
     both = [*blocks, *([OWN] if OWN in {b.name for b in study.config.blocks} else [])]
     values = study.select(both)
-    values = values[values["world"].isin(worlds) & values["metric"].isin([f"avg@{study.config.draws}", *METRICS])]
+    values = values[values["world"].isin(worlds) & values["split"].isin(splits)]
+    values = values[values["metric"].isin([f"avg@{study.config.draws}", *METRICS])]
     log = study.training(both)
     parts = []
     for arm in dict.fromkeys(values["arm"]):

@@ -100,7 +100,7 @@ def markdown(rows: Sequence[Mapping[str, str]]) -> str:
     """Rows of text as a Markdown table; none gives a sentence."""
     if not rows:
         return "*No row.*\n"
-    columns = list(rows[0])
+    columns = list(dict.fromkeys(column for row in rows for column in row))
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     lines += ["| " + " | ".join(row.get(column, "") for column in columns) + " |" for row in rows]
     return "\n".join(lines) + "\n"
