@@ -18,6 +18,15 @@ ADVICE = {
         "run the same sample or ingest command again, it goes on where it stopped (a log of an unfinished run: finish "
         "the run, then ingest into a new folder)",
     ),
+    "foreign_samples": (
+        "lines of another run, or edited ones, stand among those of this run",
+        "sample again into a new folder, or restore samples.jsonl; then compare",
+    ),
+    "changed_files": (
+        "the numbers of this set and its files no longer belong together: a damaged disk or copy, or an edit",
+        "restore the file from where it was made; if the change was meant, run `opsd-eval grade --force` and "
+        "`opsd-eval measure --force`",
+    ),
     "malformed": ("the set is not the whole run", "see ingest.json for file, line and reason"),
     "ingest_note": ("noted while the log was read", "decide whether it matters for what you measure"),
     "identical_draws": (

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 
 from opsd_eval.audit import Finding
 from opsd_eval.audit_advice import finding, share
+from opsd_eval.audit_integrity import changed_files, foreign_samples
 from opsd_eval.audit_scan import Scan
 from opsd_eval.records import read_json
 
@@ -211,4 +212,5 @@ def _ingest(scan: Scan) -> Iterator[Finding]:
 CHECKS: tuple[Callable[[Scan], Iterator[Finding]], ...] = (
     empty_set, unfinished, identical_draws, copied_between_problems, constant_seed, unequal_draws, duplicated_problems,
     missing_gold, empty_completions, truncated, stripped_reasoning, language_and_loops, extractability, prompts,
+    foreign_samples, changed_files,
 )  # fmt: skip

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from opsd_eval.answers import extract_relaxed, extract_strict
+from opsd_eval.engines.base import row_seed
 from opsd_eval.records import Problem, RunRecord, Sample, iter_problem_samples, read_problems, read_run
 
 SUBSET = 20_000
@@ -51,6 +52,7 @@ class Scan:
     cross_copies: int = 0
     cross_examples: list[str] = field(default_factory=list)
     same_seed: list[str] = field(default_factory=list)
+    foreign: list[str] = field(default_factory=list)  # draws of a seed that is not this run's
     prompts: dict[str, str] = field(default_factory=dict)
     varying_prompts: list[str] = field(default_factory=list)
     finish: Counter[str | None] = field(default_factory=Counter)
@@ -105,9 +107,12 @@ def _group(found: Scan, problem_id: str, samples: Sequence[Sample]) -> None:
         found.gaps.append(problem_id)
     hashes = tuple(_hash(s.text) for s in samples)
     found.hashes[problem_id] = hashes
+    own = found.run.kind == "samples" and found.run.seed is not None and "max_new_tokens" in found.run.sampling
     for sample in samples:
         found.finish[sample.finish_reason] += 1
         found.empty[problem_id] += int(not (sample.text or "").strip())
+        if own and sample.seed not in (None, row_seed(found.run.seed or 0, problem_id, sample.draw)):
+            found.foreign.append(f"{problem_id} draw {sample.draw}")
         limit, length = found.setting("max_new_tokens"), sample.n_tokens
         if sample.finish_reason is None and isinstance(limit, int) and length is not None:
             found.at_limit += length >= limit

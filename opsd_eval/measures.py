@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -26,6 +27,7 @@ from opsd_eval.records import Problem, Sample, read_json, read_problems, write_j
 from opsd_eval.sample_index import SampleIndex, read_block, read_probes
 from opsd_eval.spreadsheet import inert, original
 from opsd_eval.visible import encodable
+from opsd_eval.whole import as_recorded, recorded
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,6 +48,7 @@ class Measures:
     corpus: list[dict[str, Any]] = field(default_factory=list)  # rows of metrics of the whole set
     encoder: dict[str, Any] | None = None  # name and threshold of the encoder behind the embedding metrics
     probed_since: bool = False  # the set was probed after it was measured
+    sha256: dict[str, Any] = field(default_factory=dict)  # what was measured, file by file
 
     def table(self) -> pd.DataFrame:
         """One row a problem: problem_id, cluster, n, one column a metric."""
@@ -100,6 +103,8 @@ def _measure(
     for name in dropped:
         del measures.values[name]
     missing = [metric for metric in wanted if metric.name not in measures.values]
+    _warn_of_changes(folder)
+    sums = measures.sha256 or {name: recorded(folder / name) for name, _, _ in _but_probes(state)}
     if missing or dropped or not (folder / "measures.csv").exists():
         _fill(measures, index, missing, processes=processes, embeddings=embeddings)
         _write_csv(folder / "measures.csv", measures)
@@ -107,7 +112,8 @@ def _measure(
     corpus = list(CORPUS_METRICS) if metrics is None else [name for name in metrics if name in CORPUS_METRICS]
     held = {row["metric"] for row in measures.corpus}
     rows += measures.corpus + corpus_rows(index, [name for name in corpus if name not in held], level=level)
-    head = {"files": state, "draws": n, "words": measures.words, "encoder": measures.encoder}
+    sums["measures.csv"] = recorded(folder / "measures.csv")
+    head = {"files": state, "sha256": sums, "draws": n, "words": measures.words, "encoder": measures.encoder}
     write_json(folder / "estimates.json", {**head, "rows": rows})
     names = {metric.name for metric in wanted} | set(corpus)
     return pd.DataFrame([row for row in rows if row["metric"] in names])
@@ -136,12 +142,21 @@ def read_measures(path: Path | str) -> Measures:
         file = source.open(encoding="utf-8", newline="")
     except FileNotFoundError:
         raise ValueError(f"{source}: no such file; run `opsd-eval measure {path}` first") from None
-    with file:
-        reader = csv.reader(file)
-        header = next(reader, [])
-        if tuple(header[:3]) != KEYS:
-            raise ValueError(f"{source}: the columns must start with {', '.join(KEYS)}; got {header[:3]}")
-        rows = list(reader)
+    try:
+        with file:
+            return _parsed(list(csv.reader(file)))
+    except (ValueError, csv.Error) as error:
+        raise ValueError(f"{source}: damaged: {error}; run `opsd-eval measure {path} --force`") from None
+
+
+def _parsed(lines: list[list[str]]) -> Measures:
+    header, rows = (lines[0], lines[1:]) if lines else ([], [])
+    if tuple(header[:3]) != KEYS:
+        raise ValueError(f"the columns must start with {', '.join(KEYS)}; got {header[:3]}")
+    if any(len(row) != len(header) for row in rows):
+        raise ValueError("its rows have different lengths")
+    if len({row[0] for row in rows}) < len(rows):
+        raise ValueError("a problem stands in it twice")
     columns = list(zip(*rows, strict=True)) if rows else [() for _ in header]
     values = {
         name: np.array([float(cell) if cell else math.nan for cell in column])
@@ -170,16 +185,31 @@ def _still_valid(folder: Path, state: list[list[Any]]) -> Measures | None:
     held = read_json(estimates)
     if not isinstance(held, Mapping) or _but_probes(held.get("files")) != _but_probes(state):
         return None
-    measures = read_measures(folder)
+    try:
+        measures = read_measures(folder)
+        measures.corpus = [row for row in held["rows"] if row["metric"] in CORPUS_METRICS]
+    except (ValueError, KeyError, TypeError):
+        return None  # damaged: measured anew
     measures.probed_since = held.get("files") != state
     measures.words = int(held.get("words") or 0)
     measures.encoder = held.get("encoder")
-    measures.corpus = [row for row in held["rows"] if row["metric"] in CORPUS_METRICS]
+    measures.sha256 = held.get("sha256") or {}
     return measures
 
 
 def _but_probes(state: Any) -> list[Any]:
-    return [file for file in state or () if file[0] != "probes.jsonl"]
+    return [file for file in state if file[:1] != ["probes.jsonl"]] if isinstance(state, list) else []
+
+
+def _warn_of_changes(folder: Path) -> None:
+    """Say which files are not what was measured or written then: other bytes, not only lines added at the end."""
+    path = folder / "estimates.json"
+    held = read_json(path) if path.is_file() else {}
+    known = (held.get("sha256") if isinstance(held, Mapping) else None) or {}
+    if changed := [name for name, entry in known.items() if not as_recorded(folder / name, entry)]:
+        print(f"{folder}: {', '.join(changed)} changed since it was last measured, and not only at its end: if neither "
+              "you nor a measuring that was stopped changed it, it is damaged (--force measures anew)",
+              file=sys.stderr)  # fmt: skip
 
 
 def _empty(index: SampleIndex) -> Measures:

@@ -181,13 +181,19 @@ def against_base(sets: Iterable[SetInfo]) -> Frame:
     return pd.concat(found, ignore_index=True)[[*INDEX, *PAIR_COLUMNS]]
 
 
+def _outcome(row: Mapping[str, Any], folder: Path) -> str | None:
+    if "outcome" not in row:
+        raise ValueError(f"{folder / 'grades.jsonl'} has lines without a grade; run `opsd-eval grade {folder} --force`")
+    return row["outcome"]
+
+
 def outcome_shares(sets: Iterable[SetInfo]) -> Frame:
     """Share of each outcome per sample set (mean over problems of the share of their draws), from grades.jsonl."""
     import pandas as pd
 
     rows = []
     for s in sets:
-        found = [(encodable(r["problem_id"]), r["outcome"]) for r in read_jsonl(s.path / "grades.jsonl")]
+        found = [(encodable(r["problem_id"]), _outcome(r, s.path)) for r in read_jsonl(s.path / "grades.jsonl")]
         graded: Frame = pd.DataFrame(found, columns=["problem_id", "outcome"])
         known = graded.dropna(subset=["outcome"])
         shares: Frame = pd.crosstab(known["problem_id"], known["outcome"], normalize="index")

@@ -1,4 +1,4 @@
-"""Folders that are whole or absent, with the size and SHA-256 of every file in a manifest: what checkpoints are."""
+"""Files held against size and SHA-256 as written; folders, such as checkpoints, that are whole or absent."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def what_is_broken(folder: Path, *, only: Callable[[str], bool] = lambda name: T
                 return f"{name} is missing"
             if path.stat().st_size != entry["bytes"]:
                 return f"{name} has {path.stat().st_size} bytes, written were {entry['bytes']}"
-            if _sha256(path) != entry["sha256"]:
+            if _sha256(path, entry["bytes"]) != entry["sha256"]:
                 return f"{name} does not match its checksum"
     except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError) as error:
         return f"{MANIFEST}: {error}"
@@ -47,7 +47,7 @@ def whole_folder(final: Path, manifest: Mapping[str, Any]) -> Iterator[Path]:
     try:
         yield temporary
         files = sorted(p for p in temporary.rglob("*") if p.is_file())
-        entries = {str(p.relative_to(temporary)): {"bytes": p.stat().st_size, "sha256": _sha256(p)} for p in files}
+        entries = {str(p.relative_to(temporary)): recorded(p) for p in files}
         for path in files:
             _sync(path)
         write_json(temporary / MANIFEST, {**manifest, "files": entries})
@@ -70,9 +70,29 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _sha256(path: Path) -> str:
+def recorded(path: Path) -> dict[str, Any]:
+    """Size and SHA-256 of a file as it is."""
+    size = path.stat().st_size
+    return {"bytes": size, "sha256": _sha256(path, size)}
+
+
+def as_recorded(path: Path, entry: Any) -> bool:
+    """Whether a file still holds what was recorded of it; a JSON Lines file may hold more after it."""
+    if not path.is_file() or not isinstance(entry, dict) or type(entry.get("bytes")) is not int:
+        return False
+    size = path.stat().st_size
+    fits = size >= entry["bytes"] if path.suffix == ".jsonl" else size == entry["bytes"]
+    return fits and _sha256(path, entry["bytes"]) == entry.get("sha256")
+
+
+def _sha256(path: Path, size: int) -> str:
+    """Of the first ``size`` bytes."""
+    digest = hashlib.sha256()
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while size > 0 and (block := file.read(min(size, 1 << 20))):
+            digest.update(block)
+            size -= len(block)
+    return digest.hexdigest()
 
 
 def _sync(path: Path) -> None:

@@ -16,6 +16,7 @@ from opsd_eval.records import (
     read_json,
     read_jsonl,
     read_run,
+    sha256_text,
     write_run,
     write_text,
 )
@@ -64,6 +65,25 @@ def check_origin(out: Path, found: Path, config: TrainConfig) -> None:
         raise ValueError(
             f"{found} was written by a run with another config (hash {written}, this run's is {config.hash}): remove "
             "that checkpoint and those after it, or choose another --out."
+        )
+
+
+def log_sha256(out: Path, step: int) -> str:
+    """Checksum of the log's rows up to a step, without the seconds: what its checkpoint says of them."""
+    path = out / "train.jsonl"
+    rows = read_jsonl(path, problems=[]) if path.exists() else ()
+    kept = [{key: v for key, v in row.items() if key != "seconds"} for row in rows if row.get("step", 0) <= step]
+    return sha256_text("\n".join(map(dumps, kept)))
+
+
+def check_log(out: Path, found: Path, step: int) -> None:
+    """Refuse a log whose steps up to a checkpoint are not those that were there when it was saved."""
+    written = read_json(found / MANIFEST).get("log_sha256")  # older checkpoints say nothing
+    if written is not None and written != log_sha256(out, step):
+        raise ValueError(
+            f"{out / 'train.jsonl'} does not hold steps 1 to {step} as they were when {found.name} was saved (damaged, "
+            "or edited): put it back; or remove the checkpoints from the first wrong step on, and --resume writes the "
+            "same steps again."
         )
 
 

@@ -177,6 +177,7 @@ def start(config: TrainConfig, out: Path, accelerator: Any, *, resume: bool) -> 
         rundir.claim(out, config, resume=resume, at_step=done)
         if found:
             rundir.check_origin(out, found, config)
+            rundir.check_log(out, found, done)
     tokenizer = load_tokenizer(config.model)
     data = load_data(config, tokenizer)
     policy = load_policy(config.model, config.method, tokenizer, seed=config.run.seed, device=accelerator.device)
@@ -294,7 +295,9 @@ def save(session: Session, step: int, rng: dict[str, Tensor]) -> None:
     random_states = gather_object([rng])
     if accelerator.is_main_process:
         rundir.sync_log(session.out)
-        with whole_folder(final, {"step": step, "config_hash": session.config.hash}) as folder:
+        log_sha = rundir.log_sha256(session.out, step)
+        manifest = {"step": step, "config_hash": session.config.hash, "log_sha256": log_sha}
+        with whole_folder(final, manifest) as folder:
             checkpoint.write(folder, session.policy, tensors, random_states)
     accelerator.wait_for_everyone()
 

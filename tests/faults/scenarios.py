@@ -96,21 +96,22 @@ def made_up_set(out: Path, n: int, draws: int, *, seed: int = 0) -> None:
     records.append_samples(out, [records.Sample(r["problem_id"], r["draw"], r["text"]) for r in rows])
 
 
-def graded_sets(folder: Path) -> None:
+def graded_sets(folder: Path, n: int = 60, draws: int = 4) -> None:
     from opsd_eval.grading import grade_set
 
-    made_up_set(folder / "a", 60, 4)
+    made_up_set(folder / "a", n, draws)
     shutil.copytree(folder / "a", folder / "b")
     rows = sorted(records.read_jsonl(folder / "a" / "samples.jsonl"), key=lambda row: (row["draw"], row["problem_id"]))
-    (folder / "b" / "samples.jsonl").write_text("".join(json.dumps({**row, "draw": 3 - row["draw"]}) + "\n" for row in rows))
+    turned = [{**row, "draw": draws - 1 - row["draw"]} for row in rows]
+    (folder / "b" / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in turned))
     for name in ("a", "b"):
         grade_set(folder / name)
 
 
-def measured_sets(folder: Path) -> None:
+def measured_sets(folder: Path, n: int = 60, draws: int = 4) -> None:
     from opsd_eval.measure import measure_set
 
-    graded_sets(folder)
+    graded_sets(folder, n, draws)
     for name in ("a", "b"):
         measure_set(folder / name, processes=1)
 
