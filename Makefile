@@ -62,9 +62,10 @@ test: $(VENV)/.installed  ## Tests that need nothing but the environment
 test-slow: $(VENV)/.installed  ## Simulations behind the intervals (coverage, false-positive rate)
 	$(PY) -m pytest -n $(JOBS) -m slow
 
-test-faults: $(VENV)/.installed  ## Kill everything at 50 random moments each; 10,000 hostile texts
+test-faults: $(VENV)/.installed  ## Kill everything at 50 random moments each; 10,000 hostile texts; damage; a soak
 	$(PY) -m tests.faults
-	OPSD_CASES=10000 $(PY) -m pytest -q tests/faults/test_hostile_text.py
+	OPSD_CASES=10000 $(PY) -m pytest -q tests/faults/test_hostile_text.py tests/faults/test_damage.py
+	$(PY) -m tests.faults.soak
 
 test-real: $(VENV)/.installed-real $(VENV)/apart/.installed  ## Real SmolLM2, vLLM, lm-eval, MiniLM, two processes, a browser
 	$(PY) -m pytest -m real
