@@ -198,7 +198,9 @@ def _still_valid(folder: Path, state: list[list[Any]]) -> Measures | None:
 
 
 def _but_probes(state: Any) -> list[Any]:
-    return [file for file in state if file[:1] != ["probes.jsonl"]] if isinstance(state, list) else []
+    """The state of all files but the probes; nothing of a state that is damaged."""
+    files = state if isinstance(state, list) else []
+    return [file for file in files if not isinstance(file, list) or file[:1] != ["probes.jsonl"]]
 
 
 def _warn_of_changes(folder: Path) -> None:
