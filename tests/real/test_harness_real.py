@@ -74,16 +74,18 @@ def test_vllm_through_the_harness_samples_smollm2_from_our_prompts(smollm2, tmp_
     entry.mkdir(parents=True)
     (entry / "METADATA").write_text("Metadata-Version: 2.1\nName: vllm\nVersion: 0.32.0+cpu\n")
     numbers, printed = lm_eval(
-        "opsd_rg_chain_sum", {"benchmark": SUMS, "problems": 3}, "--model", "vllm", "--model_args",
-        f"pretrained={smollm2},dtype=float32,max_model_len=512", "--apply_chat_template", "--gen_kwargs",
-        '{"max_gen_toks": 24}', out=tmp_path / "out", PYTHONPATH=str(tmp_path / "entry"), VLLM_CPU_KVCACHE_SPACE="1",
+        "opsd_rg_chain_sum", {"benchmark": SUMS, "problems": 2}, "--model", "vllm", "--model_args",
+        # vLLM starts with a pass of as many tokens as it may batch: by default minutes of a CPU
+        f"pretrained={smollm2},dtype=float32,max_model_len=512,max_num_batched_tokens=512,enforce_eager=True",
+        "--apply_chat_template", "--gen_kwargs", '{"max_gen_toks": 16}', out=tmp_path / "out", PYTHONPATH=str(tmp_path / "entry"), VLLM_CPU_KVCACHE_SPACE="1",
         VLLM_ENABLE_V1_MULTIPROCESSING="0",
     )  # fmt: skip
     rows = logged(tmp_path / "out")
-    assert "N/A" not in printed and len(rows) == 3
+    table = [line for line in printed.splitlines() if line.startswith("|")]  # vLLM's own log says N/A of other things
+    assert len(table) > 10 and not any("N/A" in line for line in table) and len(rows) == 2
     assert all(len(set(row["resps"][0])) > 1 for row in rows)  # the draws of a problem are different draws
     tokenizer = AutoTokenizer.from_pretrained(smollm2)
-    problems = {p.problem_id: p for p in load_benchmark(SUMS, limit=3)}
+    problems = {p.problem_id: p for p in load_benchmark(SUMS, limit=2)}
     for row in rows:
         prompt = row["arguments"]["gen_args_0"]["arg_0"]
         expected = student_prompt_ids(tokenizer, problems[row["doc"]["problem_id"]])
