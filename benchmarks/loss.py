@@ -221,7 +221,8 @@ def all_rows(*, quick, rounds, shape):
         if needs > memory_available():
             say(f"{wide} left out: naive PyTorch would take {needs / 1e9:.0f} GB")
             continue
-        rows += compare("purified", wide, rounds=1, sides=["naive", "ours"], suffix=f"_t{wide[0]}_d{wide[2]}")
+        sides = ["naive", "ours", "floor"]
+        rows += compare("purified", wide, rounds=rounds, sides=sides, suffix=f"_t{wide[0]}_d{wide[2]}")
     return rows
 
 

@@ -28,7 +28,7 @@ from benchmarks.common import flop_rate, row, say, timed
 
 CASES = {
     "testbed": {"recipe": "testbed", "batch": 32, "micro": 8, "new": 64, "rounds": 9},
-    "smollm2": {"recipe": "smollm2_cpu", "batch": 4, "micro": 4, "new": 32, "rounds": 2},
+    "smollm2": {"recipe": "smollm2_cpu", "batch": 4, "micro": 4, "new": 32, "rounds": 3},
 }
 ADDED = ("base", "reference")
 
@@ -154,6 +154,18 @@ def floor_of_passes(case: str, values: dict[str, Any], rate: float) -> float:
     return values["batch"] * flops / rate
 
 
+def floor_of_step(case: str, target: str, values: dict[str, Any], rate: float) -> dict[str, float]:
+    """Seconds of a step's FLOPs at the rate of a large product: the whole, and without its rollouts."""
+    from opsd_train.cost import GPUS, Lengths, shape_of, step_cost
+
+    config, prompts = case_config(case, target, values), values["prompt_tokens"]
+    lengths = Lengths(question=prompts["student"], reference=prompts["teacher"] - prompts["student"],
+                      completion=values["new"])  # fmt: skip
+    flops = step_cost(config, shape_of(config)[0], lengths, GPUS["h100"], utilisation=1.0).flops
+    scoring = sum(flops[part] for part in ("frozen", "student", "heads and loss"))
+    return {"step": (scoring + flops["rollout"]) / rate, "scoring": scoring / rate}
+
+
 def mean_prompts(case: str, values: dict[str, Any]) -> dict[str, int]:
     """Mean prompt tokens by role."""
     from opsd_train.data import load_data
@@ -174,7 +186,8 @@ def rows_of(case: str, *, quick: bool) -> list[dict[str, Any]]:
         values |= {"batch": 8, "new": 24, "rounds": 1}
     values["prompt_tokens"] = mean_prompts(case, values)
     found = measure(case, values)
-    floor = floor_of_passes(case, values, flop_rate())
+    rate = flop_rate()
+    floor, whole = floor_of_passes(case, values, rate), floor_of_step(case, "purified", values, rate)
     standard, purified = found["standard"], found["purified"]
     extra = [added(p) - added(s) for p, s in zip(purified, standard, strict=True)]
     alone = [a["total"] for a in found["alone"]]
@@ -188,9 +201,9 @@ def rows_of(case: str, *, quick: bool) -> list[dict[str, Any]]:
     return [
         row(f"purified_extra_vs_two_passes{suffix}", extra, alone, "processor seconds", floor=floor, shape=shape),
         row(f"purified_step_vs_standard{suffix}", [r["total"] for r in purified], [r["total"] for r in standard],
-            "processor seconds", floor=None, shape=shape, parts=parts),
+            "processor seconds", floor=whole["step"], shape=shape, parts=parts),
         row(f"purified_step_vs_standard_without_rollouts{suffix}", [scored(r) for r in purified],
-            [scored(r) for r in standard], "processor seconds", floor=None, shape=shape),
+            [scored(r) for r in standard], "processor seconds", floor=whole["scoring"], shape=shape),
     ]  # fmt: skip
 
 

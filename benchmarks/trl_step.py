@@ -26,12 +26,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import Seconds, say, seconds_row
-from benchmarks.step import case_config, fixed_length, processor_clock, session_of
+from benchmarks.common import Seconds, flop_rate, say, seconds_row
+from benchmarks.step import case_config, fixed_length, floor_of_step, mean_prompts, processor_clock, session_of
 
 CASES = {
     "testbed": {"recipe": "testbed", "batch": 32, "micro": 8, "new": 64, "rounds": 7, "micros": (32, 8)},
-    "smollm2": {"recipe": "smollm2_cpu", "batch": 4, "micro": 4, "new": 32, "rounds": 2, "micros": (4,)},
+    "smollm2": {"recipe": "smollm2_cpu", "batch": 4, "micro": 4, "new": 32, "rounds": 3, "micros": (4,)},
 }
 
 
@@ -173,7 +173,9 @@ def rows_of(case: str, *, quick: bool) -> list[dict[str, Any]]:
     shape = (f"{case}, {tuning}, standard: {values['batch']} rollouts of {values['new']} tokens; TRL at micro-batch "
              f"{micro}, {cache or 'dynamic'} cache; ours at {values['micro']}; one thread")  # fmt: skip
     suffix = "" if case == "testbed" else f"_{case}"
-    return [seconds_row(f"step_vs_trl_sdft{suffix}", ours[1:], theirs[1:], floor=None, shape=shape, parts=parts,
+    lengths = {**values, "prompt_tokens": mean_prompts(case, values)}
+    floor = floor_of_step(case, "standard", lengths, flop_rate())["step"]
+    return [seconds_row(f"step_vs_trl_sdft{suffix}", ours[1:], theirs[1:], floor=floor, shape=shape, parts=parts,
                         tokens=tokens)]  # fmt: skip
 
 
