@@ -214,14 +214,16 @@ def _evaluate(cell: Cell, runs: Path, split: str, step: int) -> None:
     seen = cell.evaluation
     benchmark = {"name": f"testbed.{cell.testbed_world}.{split}", "limit": seen["n_problems"],
                  "seed": seen["problem_seed"]}  # fmt: skip
-    kept = None if step in (0, cell.last) or not seen["series_metrics"] else list(seen["series_metrics"])
+    reported = step in (0, cell.last)
+    kept = None if reported or not seen["series_metrics"] else list(seen["series_metrics"])
     if not stages.is_measured(folder):
         stages.evaluate_set(
             str(model), str(folder), name=cell.name, benchmark=benchmark, draws=seen["draws"],
             sampling=seen["sampling"], step=step, metrics=kept,
         )  # fmt: skip
-    for extra in seen.get("extras", {}).get(split, ()) if kept is None else ():
-        stages.EXTRAS[extra](str(model), str(folder))
+    if reported:
+        for extra in seen.get("extras", {}).get(split, ()):
+            stages.EXTRAS[extra](str(model), str(folder))
 
 
 # --- what is kept -----------------------------------------------------------------------------------------

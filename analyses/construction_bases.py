@@ -11,13 +11,12 @@ name some to make only them: ``python -m analyses.construction_bases wide_s2``.
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 from opsd_eval.names import lookup
-from opsd_eval.testbed.design import DESIGN, Design, design_values
-from opsd_eval.testbed.worlds import world
-from opsd_train.pretrain import FAMILY_CONFIGS, PretrainConfig, corpus_rows, first_model, fit, save_base
+from opsd_eval.testbed.design import DESIGN, Design
+from opsd_train.pretrain import FAMILY_CONFIGS, PretrainConfig, save_base, train_base
 
 FOLDER = Path(__file__).parent / "bases"
 SEEDS = (0, 1, 2)
@@ -37,19 +36,10 @@ def make(label: str, seed: int, folder: Path = FOLDER) -> Path:
     """Train ``<label>_s<seed>`` and write it; returns its folder."""
     import torch
 
-    from opsd_eval.testbed.vocabulary import build_tokenizer
-
     world_name, config, design = lookup("construction", label, RECIPES)
-    family, out = world(world_name).family, folder / f"{label}_s{seed}"
+    out = folder / f"{label}_s{seed}"
     torch.set_num_threads(1)
-    tokenizer = build_tokenizer()
-    model = first_model(tokenizer, config, seed=seed)
-    rows = corpus_rows(family, tokenizer, seed=seed, pool=config.pool, design=design)
-    loss = fit(model, rows, config, pad=tokenizer.pad_token_id)  # pyright: ignore[reportArgumentType]
-    save_base(model, tokenizer, out, {
-        "world": world_name, "family": family, "seed": seed, "training": asdict(config),
-        "design": design_values(family, design), "final_loss": loss,
-    })  # fmt: skip
+    save_base(*train_base(world_name, seed=seed, config=config, design=design), out=out)
     return out
 
 

@@ -11,17 +11,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from analyses.construction_bases import RECIPES
+from analyses.construction_bases import HUNCH, RECIPES
 from analyses.results import Study, contrasts_of
 from opsd_eval.plotstyle import INK, colours, footnote, legend, markers, new_figure
 from opsd_eval.tables import BASE, Frame
 from opsd_eval.testbed.design import DESIGN
-from opsd_train.pretrain import FAMILY_CONFIGS
 
 ARMS = ("standard", "purified")
-SHIPPED = FAMILY_CONFIGS["hunch"]
-WIDTHS = {"narrow": RECIPES["narrow"][1].hidden, "hunch": SHIPPED.hidden, "wide": RECIPES["wide"][1].hidden}
-STEPS = {"weak": RECIPES["weak"][1].steps, "hunch": SHIPPED.steps}
+WIDTHS = {"narrow": RECIPES["narrow"][1].hidden, "hunch": HUNCH.hidden, "wide": RECIPES["wide"][1].hidden}
+STEPS = {"weak": RECIPES["weak"][1].steps, "hunch": HUNCH.steps}
 SLIPS = {"few_slips": RECIPES["few_slips"][2].slip_rate, "slips": DESIGN.slip_rate,
          "many_slips": RECIPES["many_slips"][2].slip_rate}  # fmt: skip
 GIVEN = {"nothing": "_empty", "the answer": "_answer", "the solution": ""}

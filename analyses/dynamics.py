@@ -27,11 +27,12 @@ def make(study: Study, blocks: Sequence[str]) -> list[Path]:
     import pandas as pd
 
     splits = [study.config.in_distribution, *[s for s in study.config.series if s != study.config.in_distribution]]
-    main = [block for block in blocks if not any(arm.endswith(FINE) for arm in study.config.block(block).arms)]
+    fine = [block for block in blocks if any(arm.endswith(FINE) for arm in study.config.block(block).arms)]
+    main = [block for block in blocks if block not in fine]
     data = study.report_data(main, ARMS, splits=splits)
     courses = {m: report_data.series(data, m) for m in (study.config.series_metrics or study.config.primary)}
-    log, metric = _own(study.training(blocks)), study.config.primary[0]
-    values = with_fine_steps(data.values, study.select(blocks, steps="all"))
+    log, metric = study.training(main), study.config.primary[0]
+    values = with_fine_steps(data.values, study.select(fine, steps="all"))
     tables = {
         "dynamics": with_kl(courses[metric], log),
         "onset": pd.DataFrame(list(onsets(courses))),
@@ -46,16 +47,11 @@ def make(study: Study, blocks: Sequence[str]) -> list[Path]:
     return written + [p for name, figure in drawn.items() if (p := study.figure(name, figure, blocks=blocks))]
 
 
-def _own(table: Frame) -> Frame:
-    """The rows of arms that repeat none."""
-    return table[~table["arm"].str.endswith(FINE)]
-
-
-def with_fine_steps(values: Frame, everything: Frame) -> Frame:
+def with_fine_steps(values: Frame, repeated: Frame) -> Frame:
     """Values with the steps that only a repeated run has evaluated, under the name of the arm it repeats."""
     import pandas as pd
 
-    extra = everything[everything["arm"].str.endswith(FINE)]
+    extra = repeated[repeated["arm"].str.endswith(FINE)]
     extra = extra.assign(arm=extra["arm"].str.removesuffix(FINE))
     have = set(zip(values["arm"], values["step"], strict=True))
     new = [pair not in have for pair in zip(extra["arm"], extra["step"], strict=True)]

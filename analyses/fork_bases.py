@@ -81,11 +81,12 @@ def make(seed: int, folder: Path = FOLDER) -> list[Path]:
         out = folder / f"{name}_s{seed}"
         if name == "fork_swapped":
             swap_words(model, tokenizer)
-        save_base(model, tokenizer, out, {
+        record = {
             "family": "hunch", "seed": seed, "from": f"hunch_r10_s{seed}", "training": asdict(TRAINING),
             "check_rate": FORK.check_rate, "recovery": RECOVERY, "final_loss": loss,
             "swapped": list(SWAPS) if name == "fork_swapped" else [],
-        })  # fmt: skip
+        }  # fmt: skip
+        save_base(model, tokenizer, record, out=out)
         written.append(out)
     return written
 

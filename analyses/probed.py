@@ -14,13 +14,12 @@ from typing import Any
 
 from analyses.results import Study
 from analyses.stages import EARLY_ANSWER, EMBEDDED
+from analyses.support import KEPT
 from opsd_eval.plotstyle import INK, colours, footnote, legend, markers, new_figure
 from opsd_eval.tables import BASE, Frame
 
 SUFFIX = "_probed"
 ARMS = (f"standard{SUFFIX}", f"purified{SUFFIX}")
-KEPT = ["world", "split", "contrast", "arm", "metric", "estimate", "low", "high", "difference", "difference_low",
-        "difference_high", "p_value", "n_problems", "n_dropped", "n_seeds", "scope"]  # fmt: skip
 
 
 def make(study: Study, blocks: Sequence[str]) -> list[Path]:

@@ -58,7 +58,7 @@ class Settings:
 
 def train(settings: Settings, arm: str) -> None:
     """Train one method in a process of its own, going on from its newest checkpoint."""
-    if settings.checkpoint(arm).exists() and what_is_broken(settings.checkpoint(arm)) is None:
+    if what_is_broken(settings.checkpoint(arm)) is None:
         return
     run = settings.out / arm
     overrides = {

@@ -131,9 +131,8 @@ def is_trained(checkpoint: Path, config: Mapping[str, Any]) -> bool:
     """
     from opsd_train.config import TrainConfig
 
-    if not checkpoint.exists() or what_is_broken(checkpoint) is not None:
-        return False
-    return read_json(checkpoint / MANIFEST).get("config_hash") == TrainConfig.from_dict(config).hash
+    whole = what_is_broken(checkpoint) is None
+    return whole and read_json(checkpoint / MANIFEST).get("config_hash") == TrainConfig.from_dict(config).hash
 
 
 def steps_logged(run: Path) -> int:

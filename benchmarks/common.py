@@ -24,13 +24,19 @@ def timed(work: Callable[[], Any]) -> Seconds:
     return Seconds(time.perf_counter() - wall, time.process_time() - cpu)
 
 
-def in_turns(sides: Mapping[str, Callable[[], Any]], *, rounds: int, label: str = "") -> dict[str, list[Seconds]]:
-    """Every side once a round, the order reversed each round; progress on standard error."""
-    found: dict[str, list[Seconds]] = {name: [] for name in sides}
+def in_turns(
+    sides: Mapping[str, Callable[[], Any]], *, rounds: int, label: str = "",
+    measure: Callable[[Callable[[], Any]], Any] = timed,
+) -> dict[str, list[Any]]:
+    """Every side once a round, the order reversed each round; progress on standard error.
+
+    ``measure`` takes a side and returns its ``Seconds``, or processor seconds as a number.
+    """
+    found: dict[str, list[Any]] = {name: [] for name in sides}
     for number in range(rounds):
         for name in list(sides) if number % 2 == 0 else reversed(list(sides)):
-            found[name].append(timed(sides[name]))
-        shown = "  ".join(f"{name} {found[name][-1].cpu:.3g} s" for name in sides)
+            found[name].append(measure(sides[name]))
+        shown = "  ".join(f"{name} {getattr(found[name][-1], 'cpu', found[name][-1]):.3g} s" for name in sides)
         say(f"{label} round {number + 1} of {rounds}: {shown}")
     return found
 

@@ -16,6 +16,7 @@ one large product measured in the same run. Prints JSON rows; ratio = ours / oth
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib.util
 import json
 import os
@@ -25,7 +26,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.common import flop_rate, row, say
+from benchmarks import common
+from benchmarks.common import flop_rate, row
 
 UNIT = "processor seconds for 1,000 tokens"
 CASES = {
@@ -58,21 +60,14 @@ def requests_for(tokenizer, values):
     return [Request(p.problem_id, draw, prompts[p.problem_id]) for p in problems for draw in range(values["draws"])]
 
 
-def timed(sample):
+def a_thousand_tokens(sample):
     """Processor seconds for 1,000 tokens; ``sample`` returns the number of tokens it generated."""
     start = time.process_time()
     tokens = sample()
     return 1000 * (time.process_time() - start) / tokens
 
 
-def in_turns(sides, *, rounds, label):
-    """``timed`` of every side in every round, by side."""
-    found = {name: [] for name in sides}
-    for number in range(rounds):
-        for name, sample in sides.items():
-            found[name].append(timed(sample))
-        say(f"{label}: round {number + 1} of {rounds}: {({name: round(v[-1], 3) for name, v in found.items()})}")
-    return found
+in_turns = functools.partial(common.in_turns, measure=a_thousand_tokens)
 
 
 def transformers_generate(engine, requests, *, batch, new):
@@ -106,7 +101,7 @@ def our_generate(engine, requests, *, new):
 def best_batch(engine, requests, values):
     """The batch size at which the library is fastest."""
     tries = {
-        b: timed(lambda b=b: transformers_generate(engine, requests, batch=b, new=values["new"]))
+        b: a_thousand_tokens(lambda b=b: transformers_generate(engine, requests, batch=b, new=values["new"]))
         for b in values["batches"]
     }
     return min(tries, key=tries.__getitem__)

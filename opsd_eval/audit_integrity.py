@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from opsd_eval.audit import Finding
 from opsd_eval.audit_advice import finding, share
 from opsd_eval.audit_scan import Scan
-from opsd_eval.records import read_json
-from opsd_eval.whole import as_recorded
+from opsd_eval.whole import changed_since
 
 
 def foreign_samples(scan: Scan) -> Iterator[Finding]:
@@ -20,9 +19,5 @@ def foreign_samples(scan: Scan) -> Iterator[Finding]:
 
 def changed_files(scan: Scan) -> Iterator[Finding]:
     """Files that are not what was measured: other bytes, not only more lines at the end."""
-    path = scan.folder / "estimates.json"
-    held = read_json(path) if path.exists() else {}
-    known = held.get("sha256") if isinstance(held, dict) else None
-    changed = [name for name, entry in (known or {}).items() if not as_recorded(scan.folder / name, entry)]
-    if changed:
+    if changed := changed_since(scan.folder / "estimates.json"):
         yield finding(scan.name, "changed_files", "error", f"{', '.join(changed)} changed since it was measured")

@@ -27,7 +27,7 @@ from opsd_eval.records import Problem, Sample, read_json, read_problems, write_j
 from opsd_eval.sample_index import SampleIndex, read_block, read_probes
 from opsd_eval.spreadsheet import inert, original
 from opsd_eval.visible import encodable
-from opsd_eval.whole import as_recorded, recorded
+from opsd_eval.whole import changed_since, recorded
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -205,10 +205,7 @@ def _but_probes(state: Any) -> list[Any]:
 
 def _warn_of_changes(folder: Path) -> None:
     """Say which files are not what was measured or written then: other bytes, not only lines added at the end."""
-    path = folder / "estimates.json"
-    held = read_json(path) if path.is_file() else {}
-    known = (held.get("sha256") if isinstance(held, Mapping) else None) or {}
-    if changed := [name for name, entry in known.items() if not as_recorded(folder / name, entry)]:
+    if changed := changed_since(folder / "estimates.json"):
         print(f"{folder}: {', '.join(changed)} changed since it was last measured, and not only at its end: if neither "
               "you nor a measuring that was stopped changed it, it is damaged (--force measures anew)",
               file=sys.stderr)  # fmt: skip

@@ -130,7 +130,7 @@ def from_sets(
         title="Sample sets", arms=names, rows=scorecard.build_scorecard(at_report, settings), sets=sets,
         reported=reported, values=values, outcomes=tables.outcome_shares(sets), training=pd.DataFrame(),
         settings=settings, config=config, notes=[*unpaired, *notes],
-        draws=_draws(values) if values.groupby("path")["n"].max().nunique() == 1 else None,
+        draws=_draws(values) if _same_draws(values) else None,
         pairs=_pairs(reported, [(arm, other) for arm, other in contrasts if other == names[0]], level),
         recovered=scorecard.recovered_rows(at_report, settings),
     )  # fmt: skip
@@ -167,8 +167,13 @@ def _contrasts(values: Frame, arms: Sequence[str]) -> tuple[list[tuple[str, str]
 
 def _other_families(values: Frame, shared: set[str]) -> list[str]:
     """One metric of each family beside accuracy that all sets have; at unequal draws none that depends on them."""
-    equal = values.groupby("path")["n"].max().nunique() == 1
-    return [name for name in ALSO if name in shared and (equal or name not in _by_draws())]
+    left_out = [] if _same_draws(values) else _by_draws()
+    return [name for name in ALSO if name in shared and name not in left_out]
+
+
+def _same_draws(values: Frame) -> bool:
+    """Whether all sets have the same number of draws."""
+    return values.groupby("path")["n"].max().nunique() == 1
 
 
 def _by_draws() -> list[str]:

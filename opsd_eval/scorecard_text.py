@@ -199,10 +199,10 @@ def _terminal_tables(
 ) -> Iterator[list[list[str]]]:
     """One table a split, then one for each pair of splits with a gap."""
     primary = {entry["metric"] for entry in entries if is_primary(entry)}
-    shown = sorted((e for e in entries if _also(e["metric"], primary) < len(ALSO)),
-                   key=lambda entry: _also(entry["metric"], primary))  # fmt: skip
-    for split in dict.fromkeys(entry["split"] for entry in entries if entry in shown):
-        here = [entry for entry in shown if entry["split"] == split]
+    places = [(_also(entry["metric"], primary), entry) for entry in entries]
+    shown = [(place, entry) for place, entry in places if place < len(ALSO)]
+    for split in dict.fromkeys(entry["split"] for _, entry in shown):
+        here = [e for _, e in sorted((pair for pair in shown if pair[1]["split"] == split), key=lambda pair: pair[0])]
         head = [split, *arms, *map(minus, contrasts)]
         yield [head, *([e["metric"], *_terminal_cells(e, arms, contrasts)] for e in here)]
     gaps = [(e["metric"].removeprefix(GAP), e) for e in entries if e["metric"].startswith(GAP)]

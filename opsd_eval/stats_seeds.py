@@ -198,11 +198,10 @@ def gap_across_seeds(
     if n_bases >= MIN_BASE_SEEDS and min(t.cells.shape[1] for t in tables) >= 2:
         method = f"{n_bases} base seeds x problems, difference in differences, crossed; Cochran-Cox t"
         return _method_difference(crossed(tables), level, sizes, method)
-    parts = [_these_checkpoints(t, level) for t in tables]
-    columns = [mean_and_se(_columns(t), t.labels) for t in tables]
-    se = math.hypot(columns[0][1], columns[1][1])
-    df = welch_df([c[1] ** 2 for c in columns], [c[2] for c in columns])
-    value, half = parts[0].value - parts[1].value, t_quantile(df, level) * se
+    means, errors, dfs = zip(*(mean_and_se(_columns(t), t.labels) for t in tables), strict=True)
+    se = math.hypot(*errors)
+    df = welch_df([e**2 for e in errors], dfs)
+    value, half = means[0] - means[1], t_quantile(df, level) * se
     p_value = t_p_value(value / se, df) if se > 0 else math.nan
     return Difference(
         value, value - half, value + half, p_value, effect_for(se, df, level), sizes[1], sizes[2],

@@ -16,7 +16,7 @@ MANIFEST = "checkpoint.json"
 
 
 def what_is_broken(folder: Path, *, only: Callable[[str], bool] = lambda name: True) -> str | None:
-    """Why a folder is not as its manifest says, or ``None`` if it is; ``only`` says which files to look at."""
+    """Why a folder is absent or not as its manifest says, or ``None`` if it is; ``only``: which files to look at."""
     try:
         files = read_json(folder / MANIFEST)["files"]
         for name, entry in files.items():
@@ -83,6 +83,13 @@ def as_recorded(path: Path, entry: Any) -> bool:
     size = path.stat().st_size
     fits = size >= entry["bytes"] if path.suffix == ".jsonl" else size == entry["bytes"]
     return fits and _sha256(path, entry["bytes"]) == entry.get("sha256")
+
+
+def changed_since(record: Path) -> list[str]:
+    """Names under ``sha256`` in a record whose files beside it are not what was recorded; none without a record."""
+    held = read_json(record) if record.is_file() else {}
+    known = held.get("sha256") if isinstance(held, Mapping) else None
+    return [name for name, entry in (known or {}).items() if not as_recorded(record.parent / name, entry)]
 
 
 def _sha256(path: Path, size: int) -> str:

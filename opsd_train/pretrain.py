@@ -217,27 +217,37 @@ def pretrain(
     """
     import torch
 
-    from opsd_eval.testbed.vocabulary import build_tokenizer
-
-    place, out = world(world_name), Path(out)
+    out = Path(out)
     if out.exists() and any(out.iterdir()):
         raise ValueError(f"{out} exists and is not empty; choose another folder or empty it first")
-    config = config or default_config(world_name)
     torch.set_num_threads(threads)
     started = time.perf_counter()
-    tokenizer = build_tokenizer()
-    model = first_model(tokenizer, config, seed=seed)
-    rows = corpus_rows(place.family, tokenizer, seed=seed, pool=config.pool)
-    loss = fit(model, rows, config, pad=tokenizer.pad_token_id)  # pyright: ignore[reportArgumentType]
+    model, tokenizer, record = train_base(world_name, seed=seed, config=config or default_config(world_name))
     seconds = time.perf_counter() - started
-    return save_base(model, tokenizer, out, {
-        "world": world_name, "family": place.family, "seed": seed, "training": asdict(config),
-        "design": design_values(place.family), "final_loss": loss, "training_seconds": seconds,
-        "rates": base_rates(model, tokenizer, place.family), "versions": {"torch": torch.__version__},
-    })  # fmt: skip
+    record |= {
+        "training_seconds": seconds, "rates": base_rates(model, tokenizer, record["family"]),
+        "versions": {"torch": torch.__version__},
+    }  # fmt: skip
+    return save_base(model, tokenizer, record, out=out)
 
 
-def save_base(model: PreTrainedModel, tokenizer: Any, out: Path, record: Mapping[str, Any]) -> dict[str, Any]:
+def train_base(
+    world_name: str, *, seed: int, config: PretrainConfig, design: Design = DESIGN
+) -> tuple[PreTrainedModel, PreTrainedTokenizerFast, dict[str, Any]]:
+    """A base trained on a world's corpus, its tokenizer, and how it was made."""
+    from opsd_eval.testbed.vocabulary import build_tokenizer
+
+    family, tokenizer = world(world_name).family, build_tokenizer()
+    model = first_model(tokenizer, config, seed=seed)
+    rows = corpus_rows(family, tokenizer, seed=seed, pool=config.pool, design=design)
+    loss = fit(model, rows, config, pad=tokenizer.pad_token_id)  # pyright: ignore[reportArgumentType]
+    return model, tokenizer, {
+        "world": world_name, "family": family, "seed": seed, "training": asdict(config),
+        "design": design_values(family, design), "final_loss": loss,
+    }  # fmt: skip
+
+
+def save_base(model: PreTrainedModel, tokenizer: Any, record: Mapping[str, Any], *, out: Path) -> dict[str, Any]:
     """Write model, tokenizer and ``base.json`` (the record, number of parameters and checksum); returns the latter."""
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)

@@ -289,7 +289,7 @@ def save(session: Session, step: int, rng: dict[str, Tensor]) -> None:
     """Write the checkpoint of ``step``, whole or not at all, unless a whole one is there."""
     accelerator = session.accelerator
     final = checkpoint.checkpoint_path(session.out, step)
-    if final.exists() and what_is_broken(final) is None:
+    if what_is_broken(final) is None:
         return
     tensors = checkpoint.collect(session.policy, session.zero or session.optimizer.optimizer)
     random_states = gather_object([rng])

@@ -52,9 +52,10 @@ def _files(path: Path) -> list[Path]:
 
 
 def _open(path: Path, task: str | None) -> Source:
-    file = one_run(_files(path), task or "generic", path) if path.is_dir() and _files(path) else path
-    if file.is_dir():
+    files = _files(path) if path.is_dir() else [path]
+    if not files:
         raise ValueError(f"{path} is a folder without a file of the generic format: give one JSONL file")
+    file = one_run(files, task or "generic", path)
 
     def items(log: IngestLog) -> Iterator[Item]:
         drawn: Counter[str] = Counter()
