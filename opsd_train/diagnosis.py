@@ -132,9 +132,12 @@ def _sampled_logp(model: nn.Module, rollouts: Sequence[Rollout], vocab_size: int
 
 
 def engine_gap(policy: Policy, rollouts: Sequence[Rollout]) -> float:
-    """Mean absolute difference, in nats a token, between the engine's and the trainer's log-probabilities."""
+    """Mean absolute difference, in nats a token, between the engine's and the trainer's log-probabilities.
+
+    Infinite where one of them is no finite number; NaN without a token.
+    """
     theirs = torch.tensor([x for r in rollouts for x in (r.logp or ())], dtype=torch.float64)
     ours = sampled_logp(policy, rollouts).double().cpu()
     if theirs.shape != ours.shape:
         raise ValueError(f"the engine gave {len(theirs)} log-probabilities for {len(ours)} sampled tokens")
-    return float((theirs - ours).abs().mean()) if len(ours) else math.nan
+    return float((theirs - ours).abs().nan_to_num(nan=math.inf, posinf=math.inf).mean()) if len(ours) else math.nan

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import signal
 import threading
@@ -92,16 +93,20 @@ class Health:
         self.config = config
         self.bad: dict[str, int] = {"loss": 0, "entropy": 0, "loop_rate": 0}
 
-    def check(self, row: Mapping[str, float]) -> str | None:
-        """The reason to stop after this step's row of ``train.jsonl``, or ``None``."""
+    def check(self, row: Mapping[str, float | None]) -> str | None:
+        """The reason to stop after this step's row, as trained or as read back from ``train.jsonl``, or ``None``.
+
+        A number that the step does not have (NaN, null in the log) is not bad.
+        """
         config = self.config
+        value = {name: math.nan if (found := row[name]) is None else found for name in self.bad}
         limits = {
-            "loss": (config.max_loss, row["loss"] > config.max_loss, "above max_loss"),
-            "entropy": (config.min_entropy, row["entropy"] < config.min_entropy, "below min_entropy"),
-            "loop_rate": (config.max_loop_share, row["loop_rate"] > config.max_loop_share, "above max_loop_share"),
+            "loss": (config.max_loss, value["loss"] > config.max_loss, "above max_loss"),
+            "entropy": (config.min_entropy, value["entropy"] < config.min_entropy, "below min_entropy"),
+            "loop_rate": (config.max_loop_share, value["loop_rate"] > config.max_loop_share, "above max_loop_share"),
         }
         for name, (limit, bad, words) in limits.items():
             self.bad[name] = self.bad[name] + 1 if limit and bad else 0
             if self.bad[name] >= config.patience:
-                return f"{name} {row[name]:.4g} is {words} ({limit:g}) for {self.bad[name]} steps in a row"
+                return f"{name} {value[name]:.4g} is {words} ({limit:g}) for {self.bad[name]} steps in a row"
         return None

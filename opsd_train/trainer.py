@@ -256,7 +256,8 @@ def diagnose_step(session: Session, rollouts: Sequence[Rollout], step: int, *, c
         found["diagnostics"] = pool(gather_object([mine]))
     if check_engine:
         with accelerator.autocast(), gathered(session.policy):
-            found["engine_gap"] = max(gather_object([engine_gap(session.policy, rollouts)]))
+            gaps = gather_object([engine_gap(session.policy, rollouts)])
+            found["engine_gap"] = max((gap for gap in gaps if not math.isnan(gap)), default=math.nan)
     return found
 
 
@@ -271,12 +272,13 @@ def gradient_norm(session: Session) -> float:
 
 def find_fault(session: Session, row: dict[str, Any], bad: Sequence[str], rollouts: Sequence[Rollout]) -> str:
     """Why this step's update must not be made, naming problems, or "" when nothing is wrong."""
-    if row.get("engine_gap", 0.0) > session.config.rollout.check_bound:
+    finite = math.isfinite(row["loss"]) and math.isfinite(row["grad_norm"])
+    if finite and row.get("engine_gap", 0.0) > session.config.rollout.check_bound:
         return (
             f"the engine's log-probabilities differ from the trainer's by {row['engine_gap']:.3g} nats a token, "
             f"allowed are {session.config.rollout.check_bound:g} (--rollout.check_bound): is its copy stale?"
         )
-    if math.isfinite(row["loss"]) and math.isfinite(row["grad_norm"]):
+    if finite:
         return ""
     what = "gradient" if math.isfinite(row["loss"]) else "loss"
     mine = list(bad) if gather_object(list(bad)) else [r.problem_id for r in rollouts]

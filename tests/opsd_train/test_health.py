@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from opsd_train import checkpoint, trainer
-from opsd_train.config import apply_overrides
-from opsd_train.stopping import Unhealthy
+from opsd_train.config import RunConfig, apply_overrides
+from opsd_train.stopping import Health, Unhealthy
 from opsd_train.trainer import train
 from tests.opsd_train.conftest import log_rows
 
@@ -48,10 +48,52 @@ def test_steps_without_a_single_token_are_zero_and_move_nothing(config, tmp_path
     assert all(torch.equal(before[name], value) for name, value in load_file(saved).items())
 
 
+def test_a_run_whose_last_steps_had_no_token_goes_on(config, tmp_path, monkeypatch):
+    """Their entropy is null in the log, which the health check reads again."""
+    empty = with_(config, "--run.min_entropy 1e-9 --run.max_loss 1e9 --run.max_loop_share 1")
+    sampler_that(monkeypatch, lambda rollout: replace(rollout, completion_ids=(), text="", logp=None))
+    real, calls = trainer.train_step, []
+    monkeypatch.setattr(trainer, "train_step", lambda *a: calls.append(a) or (real(*a) if len(calls) < 3 else 1 / 0))
+    with pytest.raises(ZeroDivisionError):
+        train(empty, tmp_path)
+    assert [row["entropy"] for row in log_rows(tmp_path)] == [None, None]
+    monkeypatch.undo()
+    train(empty, tmp_path, resume=True)
+    assert [row["step"] for row in log_rows(tmp_path)] == [1, 2, 3, 4]
+
+
 def test_one_empty_completion_among_others_changes_no_other(config, tmp_path, monkeypatch):
     sampler_that(monkeypatch, lambda r: replace(r, completion_ids=(), text="") if r.problem_id.endswith("1") else r)
     train(with_(config, "--optim.steps 2"), tmp_path)
     assert all(math.isfinite(row["loss"]) and math.isfinite(row["grad_norm"]) for row in log_rows(tmp_path))
+
+
+LIMITS = {"loss": ("max_loss", 3.0, 4.0), "entropy": ("min_entropy", 0.5, 0.1), "loop_rate": ("max_loop_share", 0.5, 0.6)}
+FINE = {"loss": 1.0, "entropy": 1.0, "loop_rate": 0.1}
+
+
+@pytest.mark.parametrize("name", LIMITS)
+def test_only_bad_steps_in_a_row_stop_a_run_and_a_limit_of_0_never_does(name):
+    option, limit, value = LIMITS[name]
+    bad = {**FINE, name: value}
+    health = Health(RunConfig(**{option: limit}, patience=3))
+    for row in (bad, bad, FINE, bad, bad, {**FINE, name: None}, bad, bad, {**FINE, name: math.nan}, {**FINE, name: limit}):
+        assert health.check(row) is None
+    assert [health.check(bad) for _ in range(2)] == [None, None]
+    assert health.check(bad) == f"{name} {value:g} is {'below' if name == 'entropy' else 'above'} {option} ({limit:g}) for 3 steps in a row"
+    off = Health(RunConfig(patience=1))
+    assert all(off.check(row) is None for row in (bad, {**bad, name: -1.0}, {**bad, name: 1e9}))
+
+
+def test_bad_steps_before_a_stop_still_count_after_it(config, tmp_path, monkeypatch):
+    sampler_that(monkeypatch, lambda rollout: replace(rollout, text="and again, and again, " * 60))
+    bad = with_(config, "--run.max_loop_share 0.5 --run.patience 3")
+    real, calls = trainer.train_step, []
+    monkeypatch.setattr(trainer, "train_step", lambda *a: calls.append(a) or (real(*a) if len(calls) != 3 else 1 / 0))
+    with pytest.raises(ZeroDivisionError):
+        train(bad, tmp_path)
+    with pytest.raises(Unhealthy, match=r"step 3: loop_rate .* for 3 steps in a row"):
+        train(bad, tmp_path, resume=True)
 
 
 def test_loops_above_the_limit_stop_the_run_which_may_go_on_with_another_limit(config, tmp_path, monkeypatch):
@@ -91,6 +133,19 @@ def test_an_overflow_stops_before_the_update_and_names_problems(config, tmp_path
     with pytest.raises(Unhealthy, match=r"step 1: the loss is not finite on problems hunch"):
         train(config, tmp_path / "other")
     assert checkpoint.checkpoint_steps(tmp_path / "other") == [0]
+
+
+def test_an_infinite_gradient_of_a_finite_loss_stops_before_the_update(config, tmp_path, monkeypatch):
+    monkeypatch.setattr(trainer, "gradient_norm", lambda session: math.inf)
+    with pytest.raises(Unhealthy, match=r"step 1: the gradient is not finite on problems hunch"):
+        train(config, tmp_path)
+    assert checkpoint.checkpoint_steps(tmp_path) == [0] and not log_rows(tmp_path)
+    from safetensors.torch import load_file
+    from transformers import AutoModelForCausalLM
+
+    before = AutoModelForCausalLM.from_pretrained(config.model.path).state_dict()
+    saved = load_file(checkpoint.checkpoint_path(tmp_path, 0) / "model.safetensors")
+    assert all(torch.equal(before[name], value) for name, value in saved.items())
 
 
 def test_an_adapter_of_another_vocabulary_is_refused_even_without_its_record(config, tmp_path):

@@ -1,5 +1,8 @@
 """Weights reach the rollout engine before every step, and a copy that did not hear of a step is caught."""
 
+import math
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -64,6 +67,25 @@ def test_a_stale_adapter_is_caught(remote_config, tmp_path, monkeypatch):
     with pytest.raises(Unhealthy, match=r"step [23]: the engine's log-probabilities differ .* stale"):
         train(apply_overrides(remote_config, options), tmp_path)
     assert remote.closed
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("-inf"), float("inf")])
+def test_a_log_probability_that_is_no_number_is_a_gap_without_end(remote_config, tmp_path, monkeypatch, value):
+    """NaN is above no bound: it must not pass for agreement. Nor may a process without a token hide another's gap."""
+    remote = Remote(remote_config)
+    real = remote.generate
+    spoil = lambda c: replace(c, logp=(*c.logp[:-1], value))  # noqa: E731
+    remote.generate = lambda requests, **options: map(spoil, real(requests, **options))
+    monkeypatch.setattr(sync, "_vllm", lambda config: remote)
+    with pytest.raises(Unhealthy, match=r"step 1: the engine's log-probabilities differ .* by inf nats"):
+        train(remote_config, tmp_path)
+
+
+@pytest.mark.parametrize(("gaps", "worst"), [((math.nan, 0.7), 0.7), ((0.7, math.nan), 0.7), ((0.1, math.inf), math.inf)])
+def test_a_process_without_a_token_hides_no_gap(config, tmp_path, monkeypatch, gaps, worst):
+    monkeypatch.setattr(trainer, "gather_object", lambda mine: list(gaps) if isinstance(mine[0], float) else mine)
+    with pytest.raises(Unhealthy, match=f"by {worst:g} nats a token"):
+        train(apply_overrides(config, ["--rollout.check_every", "1", "--rollout.check_bound", "0.5"]), tmp_path)
 
 
 def test_full_fine_tuning_and_too_large_ranks_are_refused(config, tmp_path):
