@@ -25,7 +25,7 @@ from opsd_eval.names import lookup
 from opsd_eval.records import dumps, new_run_record, read_json, sha256_folder, write_json
 from opsd_eval.tables import BASE
 from opsd_eval.testbed.bases import BASES
-from opsd_eval.testbed.worlds import SWEEP
+from opsd_eval.testbed.worlds import SPLITS, SWEEP
 
 VERSION = 1  # of what a cell computes and keeps: part of the hash
 DIGITS = 5
@@ -102,7 +102,8 @@ def base_cell(config: StudyConfig, label: str, base_seed: int) -> Cell:
     """The base's own cell, shared by all blocks: at step 0 every split that some block evaluates in its world."""
     there = config.construction(label)
     asked = [config.splits if b.splits is None else b.splits for b in config.blocks if label in b.worlds]
-    sets = tuple((split, 0) for split in config.splits if not asked or any(split in splits for splits in asked))
+    wanted = {split for splits in asked for split in splits} or set(config.splits)
+    sets = tuple((split, 0) for split in (*config.splits, *sorted(wanted - set(config.splits))) if split in wanted)
     extras = {extra for block in config.blocks if label in block.worlds for extra in block.extras}
     found = find_base(there, base_seed)
     return Cell(label, there.world, base_seed, BASE, None, *found, None, sets, _evaluation(config, extras))
@@ -212,8 +213,8 @@ def _evaluate(cell: Cell, runs: Path, split: str, step: int) -> None:
     folder = set_folder(runs, cell.name, cell.testbed_world, split, step)
     model = Path(cell.base) if step == 0 else runs / cell.name / "checkpoints" / f"step-{step:06d}"
     seen = cell.evaluation
-    benchmark = {"name": f"testbed.{cell.testbed_world}.{split}", "limit": seen["n_problems"],
-                 "seed": seen["problem_seed"]}  # fmt: skip
+    source = f"{cell.testbed_world}.{split}" if split in SPLITS else f"{split}.id"
+    benchmark = {"name": f"testbed.{source}", "limit": seen["n_problems"], "seed": seen["problem_seed"]}
     reported = step in (0, cell.last)
     kept = None if reported or not seen["series_metrics"] else list(seen["series_metrics"])
     if not stages.is_measured(folder):

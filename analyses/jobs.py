@@ -14,6 +14,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -54,7 +55,10 @@ class _Worker:
         self.job: Job | None = None
 
     def take(self, job: Job, log: Path) -> None:
-        self.connection.send((job.function, dict(job.arguments), str(log)))
+        try:
+            self.connection.send((job.function, dict(job.arguments), str(log)))
+        except BrokenPipeError as error:
+            raise JobFailed(f"{job.name}: its worker process was gone before it began") from error
         self.job = job
 
 
@@ -89,7 +93,8 @@ def run_jobs(
         with _Progress(list(waiting.values()), title) as progress:
             _drive(waiting, workers, logs, progress)
         for worker in workers:
-            worker.connection.send(None)
+            with suppress(BrokenPipeError):
+                worker.connection.send(None)
         for worker in workers:
             worker.process.join(GRACE_SECONDS)
     finally:

@@ -38,6 +38,7 @@ class Construction:
 class Block:
     """A product of cells. ``series`` and ``splits`` override the study's; ``analyses`` says whom the cells serve.
 
+    A split may be another world's name: that world's ``id`` problems, off the run's own task.
     ``extras`` names slow measurements (``analyses.stages.EXTRAS``) of bases and reported checkpoints, in distribution.
     """
 
@@ -181,7 +182,7 @@ def _block(name: str, values: dict[str, Any], where: str) -> Block:
 
 
 def _validate(config: StudyConfig, where: str) -> None:
-    from opsd_eval.testbed.worlds import SPLITS, world
+    from opsd_eval.testbed.worlds import SPLITS, WORLDS, world
 
     for block in config.blocks:
         for label in block.worlds:
@@ -191,7 +192,7 @@ def _validate(config: StudyConfig, where: str) -> None:
             if any(not 1 <= step <= last for step in steps):
                 raise ValueError(f"{where}: block {block.name}: series of {split}: steps must lie in 1..{last}")
         for split in (*config.splits, *(block.splits or ())):
-            lookup("split", split, SPLITS)
+            lookup("split", split, {**SPLITS, **WORLDS})
     for metric in config.primary:
         if not config.margins.get(metric, 0) > 0:
             raise ValueError(f"{where}: the primary metric {metric} needs a margin above 0, in its own units")

@@ -121,9 +121,28 @@ def probed(frame: Frame) -> str:
     return markdown(rows)
 
 
+def off_task(frame: Frame) -> str:
+    """Change of accuracy on the own task and on the other family, and checking there."""
+    rows = []
+    for (world, arm), part in frame.groupby(["world", "arm"], sort=False):
+        row = {"trained in": world, "arm": arm}
+        by = part.set_index(["task", "metric"])
+        for task, metric in (("own", "avg@8"), ("other", "avg@8"), ("other", "p_check")):
+            if (task, metric) in by.index:
+                one = by.loc[task, metric]
+                row[f"{task}: base `{metric}`"] = number(one["base_level"])
+                row[f"{task}: `{metric}` − base"] = interval(one, "difference", "low", "high", sign=True)
+        row["KL at the end"] = number(part["kl_at_end"].iloc[0], 4)
+        row["bases, problems"] = f"{part['base_seeds'].max()}, {part['n_problems'].max()}"
+        row["speaks of"] = part["scope"].iloc[0]
+        rows.append(row)
+    return markdown(sorted(rows, key=lambda row: row["trained in"]))
+
+
 TABLES: dict[str, tuple[Callable[[Frame], str], str]] = {
     "targets": (effects, "targets"), "controls": (effects, "controls"), "derived": (effects, "derived"),
     "fork": (effects, "fork"), "fork-tokens": (fork_tokens, "fork_tokens"), "regime": (regime, "regime"),
     "value-tokens": (mechanism, "mechanism"), "value-signs": (signs, "mechanism_sign"), "verdict": (verdict, "verdict"),
     "constructions": (constructions, "constructions"), "probed": (probed, "probed"),
+    "off-task": (off_task, "off_task"),
 }  # fmt: skip

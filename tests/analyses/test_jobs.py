@@ -79,6 +79,16 @@ def test_workers_end_when_the_parent_is_killed(tmp_path):
     _wait_for(lambda: not _alive(int(pid)))
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_who_leaves_ends_a_command_quietly(unbuffered):
+    with subprocess.Popen(
+        [sys.executable, "-m", "analyses.study", "status", "--config", "tiny"], stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, cwd=ROOT, env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+    ) as command:  # fmt: skip
+        command.stdout.close()
+        assert command.stderr.read() == b"" and command.wait() == 0
+
+
 def _alive(pid):
     try:
         return "Z" not in Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
