@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import operator
 import os
 import statistics
 import subprocess
@@ -36,13 +37,13 @@ ROLES = {"standard": ("teacher",), "purified": ("base", "reference", "teacher")}
 # --- one measurement, in a process of its own ----------------------------------------------------------------
 
 
-def naive(hidden, weight, target):
-    """The textbook loss over whole (T, V) tensors, by autograd."""
+def naive(hidden, weight, target, product=operator.matmul):
+    """The textbook loss over whole (T, V) tensors, by autograd; ``product`` makes logits of states and head."""
     import torch
 
-    student_logp = torch.log_softmax(hidden["student"] @ weight.T, dim=-1)
+    student_logp = torch.log_softmax(product(hidden["student"], weight.T), dim=-1)
     with torch.no_grad():
-        logp = {role: torch.log_softmax(hidden[role] @ weight.T, dim=-1) for role in ROLES[target]}
+        logp = {role: torch.log_softmax(product(hidden[role], weight.T), dim=-1) for role in ROLES[target]}
         if target == "standard":
             target_logp = logp["teacher"]
         else:
@@ -69,7 +70,7 @@ def liger(hidden, weight, target):
 
     n = hidden["student"].shape[0]
     loss = LigerFusedLinearJSDLoss(weight_hard_loss=0.0, weight_soft_loss=1.0, beta=0.5, compiled=False, chunk_size=64)
-    labels = torch.zeros(n, dtype=torch.long)
+    labels = torch.zeros(n, dtype=torch.long, device=weight.device)
     return loss(hidden["student"], weight.requires_grad_(), hidden["teacher"], weight.detach(), labels)
 
 

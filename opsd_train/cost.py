@@ -3,9 +3,11 @@
 Legend: D hidden, V vocabulary, T completion tokens, L tokens a row feeds to the decoder (prompt + T − 1).
 FLOPs count a multiply-add as 2 and attention as the full L × L square (kernels that skip the masked half do less);
 norms, activations and softmax are left out, as in torch's ``FlopCounterMode``, which the tests compare with.
-Seconds are FLOPs ÷ (peak × utilisation), decoding the larger of that and bytes ÷ (bandwidth × utilisation). The
-output head of scoring runs in float32 (see ``opsd_train/head.py``) and is counted at the float32 peak, apart. On
-several GPUs each takes its share of the rollouts; what they send one another is not counted.
+Seconds are FLOPs ÷ (peak × utilisation), decoding the larger of that and bytes ÷ (bandwidth × utilisation). Whatever
+is multiplied in float32 counts at the float32 peak: a float32 model, and the adapter of a bfloat16 one, without
+autocast, and a float32 output head, which autocast leaves alone. A bfloat16 head's gradient products count twice (see
+``opsd_train/head.py``). The loss's elementwise work is bytes ÷ bandwidth. On several GPUs each takes its share of the
+rollouts; what they send one another is not counted.
 """
 
 from __future__ import annotations
@@ -19,6 +21,9 @@ from opsd_eval.names import lookup
 from opsd_train.config import TrainConfig
 
 GIB = 1 << 30
+# How often the loss's elementwise work reads or writes one float32 number of a role's (T, V) table: (always, a role).
+# Fitted on an H100 (benchmarks/gpu.md) at the data sheet's bandwidth.
+_TABLE_TRANSFERS = (49, 32)
 
 
 @dataclass(frozen=True)
@@ -129,17 +134,24 @@ def student_flops(config: TrainConfig, shape: Shape, lengths: Lengths) -> int:
     forward, backward = linear + attention, linear + 2 * attention
     if config.model.tuning == "full":
         backward += linear
-    else:
-        adapter = 2 * tokens * shape.lora(config.model.lora_rank)
-        forward += adapter
-        backward += 2 * adapter
     again = forward - shape.layers * 2 * tokens * shape.mlp * shape.hidden if config.model.gradient_checkpointing else 0
-    return forward + again + backward
+    return forward + again + backward + adapter_flops(config, shape, lengths)
 
 
-def loss_flops(config: TrainConfig, shape: Shape, lengths: Lengths) -> int:
-    """Head products of one rollout: logits of each role, gradient by the student's states and by a trained head."""
-    products = 1 + len(roles_of(config)) + 1 + (config.model.tuning == "full")
+def adapter_flops(config: TrainConfig, shape: Shape, lengths: Lengths) -> int:
+    """The adapter's share of :func:`student_flops`: forward, again where recomputed, and both gradients."""
+    if config.model.tuning == "full":
+        return 0
+    tokens = lengths.prompt("student") + lengths.completion - 1
+    return (4 if config.model.gradient_checkpointing else 3) * 2 * tokens * shape.lora(config.model.lora_rank)
+
+
+def loss_flops(config: TrainConfig, shape: Shape, lengths: Lengths, *, terms: int = 1) -> int:
+    """Head products of one rollout: logits of each role, gradient by the student's states and by a trained head.
+
+    ``terms``: products that a gradient takes, 2 where its float32 factor is split for the tensor cores.
+    """
+    products = 1 + len(roles_of(config)) + terms * (1 + (config.model.tuning == "full"))
     return products * head_flops(shape, lengths.completion)
 
 
@@ -188,21 +200,29 @@ def step_cost(
             f"--gpus {gpus} does not divide the {config.optim.batch_size} rollouts of a step; pass a number that does"
         )
     n = config.optim.batch_size // gpus
+    half = config.model.dtype == "bfloat16"
     flops: dict[str, float] = {
         "rollout": n * rollout_flops(shape, lengths),
         "frozen": n * sum(scoring_flops(shape, lengths, role) for role in roles_of(config)),
         "student": n * student_flops(config, shape, lengths),
-        "heads and loss": n * loss_flops(config, shape, lengths),
+        "heads and loss": n * loss_flops(config, shape, lengths, terms=2 if half else 1),
     }
     if config.run.diagnostics_every:
         share = min(n, config.run.diagnostics_tokens / gpus / lengths.completion) / config.run.diagnostics_every
         roles = ("student", "teacher", "reference", "base")
         flops["diagnostics"] = share * sum(scoring_flops(shape, lengths, role) for role in roles)
         flops["heads and loss"] += share * len(roles) * head_flops(shape, lengths.completion)
-    seconds = {part: value / (gpu.flops * utilisation) for part, value in flops.items()}
-    seconds["heads and loss"] = flops["heads and loss"] / (gpu.flops_float32 * utilisation)
+    autocast = config.run.precision == "bf16"
+    peak = (gpu.flops if half or autocast else gpu.flops_float32) * utilisation
+    head_peak, adapter_peak = ((gpu.flops if fast else gpu.flops_float32) * utilisation for fast in (half, autocast))
+    adapter = n * adapter_flops(config, shape, lengths)
+    entries = n * lengths.completion * shape.vocabulary
+    transfers = _TABLE_TRANSFERS[0] + _TABLE_TRANSFERS[1] * (1 + len(roles_of(config)))
+    seconds = {part: value / peak for part, value in flops.items()}
+    seconds["student"] += adapter / adapter_peak - adapter / peak
+    seconds["heads and loss"] = flops["heads and loss"] / head_peak + 4 * entries * transfers / gpu.bandwidth
     train_bytes, rollout_bytes = step_bytes(config, shape, lengths, gpu, gpus=gpus)
-    stored = shape.parameters * (2 if config.model.dtype == "bfloat16" else 4)
+    stored = shape.parameters * (2 if half else 4)
     reads = lengths.completion * (stored + rollout_bytes["kv_cache"] / 2)
     seconds["rollout"] = max(seconds["rollout"], reads / (gpu.bandwidth * utilisation))
     return Cost(flops, seconds, train_bytes, rollout_bytes, beside=config.rollout.engine == "vllm")
@@ -282,12 +302,13 @@ def activation_bytes(config: TrainConfig, shape: Shape, lengths: Lengths, *, ite
 
 
 def loss_bytes(config: TrainConfig, shape: Shape) -> int:
-    """Logits of all roles for one block of positions; see ``opsd_train/loss.py``."""
-    from opsd_train.loss import block_positions
+    """Logits of all roles for one block of positions, and the temporaries of some rows; see ``opsd_train/loss.py``."""
+    from opsd_train.loss import block_positions, row_positions
 
     roles = 1 + len(roles_of(config))
-    positions = block_positions(roles, shape.vocabulary)
-    return positions * roles * shape.vocabulary * 4
+    block = roles * block_positions(roles, shape.vocabulary, device="cuda")
+    rows = (2 + 2 * roles) * row_positions(shape.vocabulary, device="cuda")
+    return (block + rows) * shape.vocabulary * 4
 
 
 def shape_of(config: TrainConfig) -> tuple[Shape, str]:

@@ -14,14 +14,15 @@ import torch
 from torch import Tensor, nn
 
 from opsd_eval.metrics.lexicons import KIM_WORDS
+from opsd_train import loss
 from opsd_train.diagnostics import diagnose, summarise
-from opsd_train.head import compute_dtype, head_of, project
-from opsd_train.loss import Method, block_positions
+from opsd_train.head import head_of
+from opsd_train.loss import Method
 from opsd_train.objective import Batch, frozen_batch
 from opsd_train.policy import Policy
 from opsd_train.rollouts import Rollout
 from opsd_train.scoring import completion_hidden
-from opsd_train.targets import get_target, normalise
+from opsd_train.targets import get_target
 
 ROLES = ("teacher", "reference", "base")
 CLASSES = ("marker", "operator", "number", "answer", "other")
@@ -120,15 +121,8 @@ def sampled_logp(policy: Policy, rollouts: Sequence[Rollout]) -> Tensor:
 def _sampled_logp(model: nn.Module, rollouts: Sequence[Rollout], vocab_size: int) -> Tensor:
     completions = [r.completion_ids for r in rollouts]
     hidden = completion_hidden(model, [r.prompts["student"] for r in rollouts], completions)
-    head = head_of(model, vocab_size=vocab_size)
-    ids = torch.tensor([i for c in completions for i in c], device=hidden.device)
-    dtype, found = compute_dtype(hidden), []
-    step = block_positions(1, head.size, dtype.itemsize)
-    for start in range(0, len(hidden), step):
-        rows = hidden[start : start + step]
-        logits = project(rows, head, out=torch.empty((len(rows), head.size), dtype=dtype, device=hidden.device))
-        found.append(normalise(logits).gather(1, ids[start : start + step, None])[:, 0])
-    return torch.cat(found) if found else hidden.new_zeros(0)
+    ids = torch.tensor([i for c in completions for i in c], dtype=torch.long, device=hidden.device)
+    return loss.sampled_logp(hidden, head_of(model, vocab_size=vocab_size), ids)
 
 
 def engine_gap(policy: Policy, rollouts: Sequence[Rollout]) -> float:

@@ -137,17 +137,18 @@ def diagnose(
     roles = tuple(hidden)
     by_role = {role: heads.get(role, heads["student"]) for role in roles}
     n, vocab = hidden["student"].shape[0], heads["student"].size
-    dtype = compute_dtype(hidden["student"])
-    keep_freed_memory(hidden["student"].device)
+    dtype, device = compute_dtype(hidden["student"]), hidden["student"].device
+    keep_freed_memory(device)
     parts: list[dict[str, Tensor]] = []
-    step = block_positions(len(roles), vocab, dtype.itemsize)
+    step = block_positions(len(roles), vocab, dtype.itemsize, device=device.type)
+    rows = row_positions(vocab, device=device.type)
     for start in range(0, n, step):
         block = {role: states[start : start + step] for role, states in hidden.items()}
         size = (len(roles), block["student"].shape[0], vocab)
-        logits = torch.empty(size, dtype=dtype, device=hidden["student"].device)
+        logits = torch.empty(size, dtype=dtype, device=device)
         project_roles(block, by_role, roles, out=logits)
-        for row in range(0, size[1], row_positions(vocab)):
-            few = logits[:, row : row + row_positions(vocab)]
+        for row in range(0, size[1], rows):
+            few = logits[:, row : row + rows]
             logp = {role: normalise(few[i]) for i, role in enumerate(roles)}
             parts.append(position_values(logp, method=method, top_k=top_k))
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]} if parts else {}

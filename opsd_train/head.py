@@ -4,7 +4,9 @@
 ``project_back(grad_logits, head)`` (gradient by the hidden states) · ``add_head_gradient(...)`` (by the weight)
 
 Legend: V real vocabulary, D hidden size, C positions of a block. A head in half precision is widened panel by
-panel, so its float32 copy never exists whole, and logits are never rounded to bfloat16.
+panel, so its float32 copy never exists whole, and logits are never rounded to bfloat16. On a GPU a bfloat16 head is
+not widened at all: its products run on the tensor cores with float32 sums, and the float32 factor of a gradient
+product enters as the sum of two bfloat16 terms.
 """
 
 from __future__ import annotations
@@ -128,11 +130,37 @@ def _panels(head: Head, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
         yield slice(start, stop), buffer[: stop - start].copy_(weight[start:stop])
 
 
+def on_tensor_cores(weight: Tensor, dtype: torch.dtype) -> bool:
+    """Whether products of a ``dtype`` result read this weight as it is: bfloat16 on a GPU, for float32."""
+    return weight.is_cuda and weight.dtype == torch.bfloat16 and dtype == torch.float32
+
+
+def bfloat16_terms(values: Tensor) -> list[Tensor]:
+    """bfloat16 tensors whose sum is ``values``: themselves, or two for float32, exact to 2⁻¹⁸ of each entry."""
+    if values.dtype == torch.bfloat16:
+        return [values]
+    large = values.to(torch.bfloat16)
+    return [large, (values - large).to(torch.bfloat16)]
+
+
+def _add_product(one: Tensor, other: Tensor, *, out: Tensor, first: bool) -> None:
+    """``out`` (float32) = or, after the first, += one @ other of bfloat16 factors, with float32 sums."""
+    if first:
+        torch.mm(one, other, out_dtype=torch.float32, out=out)
+    else:
+        torch.addmm(out, one, other, out_dtype=torch.float32, out=out)
+
+
 def project(hidden: Tensor, head: Head, *, out: Tensor) -> Tensor:
     """Logits (C, V) of hidden states (C, D) over the real vocabulary, written into ``out``."""
-    hidden = hidden.detach().to(out.dtype)
-    for rows, weight in _panels(head, out.dtype):
-        torch.mm(hidden, weight.T, out=out[:, rows])
+    hidden, weight = hidden.detach(), head.weight.detach()
+    if on_tensor_cores(weight, out.dtype):
+        for i, term in enumerate(bfloat16_terms(hidden)):
+            _add_product(term, weight[: head.size].T, out=out, first=i == 0)
+    else:
+        hidden = hidden.to(out.dtype)
+        for rows, panel in _panels(head, out.dtype):
+            torch.mm(hidden, panel.T, out=out[:, rows])
     if head.bias is not None:
         out += head.bias.detach()[: head.size]
     return out
@@ -147,7 +175,7 @@ def project_roles(
         last = first + 1
         while last < len(roles) and _same(heads[roles[first]], heads[roles[last]]):
             last += 1
-        rows = torch.cat([hidden[role].detach().to(out.dtype) for role in roles[first:last]])
+        rows = torch.cat([hidden[role].detach() for role in roles[first:last]])
         project(rows, heads[roles[first]], out=out[first:last].view(-1, out.shape[-1]))
         first = last
 
@@ -161,9 +189,15 @@ def _same(one: Head, other: Head) -> bool:
 
 def project_back(grad_logits: Tensor, head: Head) -> Tensor:
     """Gradient by the hidden states, (C, V) @ (V, D), in the gradient's own precision."""
+    weight = head.weight.detach()
+    if on_tensor_cores(weight, grad_logits.dtype):
+        found = grad_logits.new_empty((grad_logits.shape[0], weight.shape[1]))
+        for i, term in enumerate(bfloat16_terms(grad_logits)):
+            _add_product(term, weight[: head.size], out=found, first=i == 0)
+        return found
     total = None
-    for rows, weight in _panels(head, grad_logits.dtype):
-        part = grad_logits[:, rows] @ weight
+    for rows, panel in _panels(head, grad_logits.dtype):
+        part = grad_logits[:, rows] @ panel
         total = part if total is None else total.add_(part)
     assert total is not None
     return total
@@ -171,8 +205,11 @@ def project_back(grad_logits: Tensor, head: Head) -> Tensor:
 
 def add_head_gradient(grad_logits: Tensor, hidden: Tensor, *, weight: Tensor | None, bias: Tensor | None) -> None:
     """Add one block's gradient to the buffers of the head's weight (≥ V, D) and bias (≥ V,), where given."""
-    size = grad_logits.shape[1]
-    if weight is not None:
-        weight[:size].addmm_(grad_logits.T, hidden.detach().to(grad_logits.dtype))
+    size, hidden = grad_logits.shape[1], hidden.detach()
+    if weight is not None and on_tensor_cores(hidden, weight.dtype):
+        for term in bfloat16_terms(grad_logits):
+            _add_product(term.T, hidden, out=weight[:size], first=False)
+    elif weight is not None:
+        weight[:size].addmm_(grad_logits.T, hidden.to(grad_logits.dtype))
     if bias is not None:
         bias[:size] += grad_logits.sum(0)

@@ -33,8 +33,10 @@ from opsd_train.head import (
 )
 from opsd_train.targets import LOGP_FLOOR, OUTCOME, Target, TargetParams, get_target, normalise
 
-_BLOCK_BYTES = 160 << 20  # logits of all roles for one block of positions
-_ROW_ELEMENTS = 1 << 19  # entries handled at once by elementwise work: a few MiB a temporary, inside the cache
+# Logits of all roles for one block of positions, bytes; and entries handled at once by elementwise work. On a processor
+# a temporary of a few MiB stays inside the cache; a GPU wants large products and few kernels.
+_BLOCK_BYTES = {"cpu": 160 << 20, "cuda": 512 << 20}
+_ROW_ELEMENTS = {"cpu": 1 << 19, "cuda": 1 << 24}
 _MIN_POSITIONS, _MAX_POSITIONS = 16, 1024
 
 
@@ -146,9 +148,12 @@ class _Job:
     stats: dict[str, Tensor] = field(default_factory=dict)
 
 
-def block_positions(n_roles: int, vocab_size: int, itemsize: int = 4) -> int:
-    """Most positions in one block, so that all roles' logits take at most 160 MiB: a multiple of 16, at least 16."""
-    fitting = _BLOCK_BYTES // (n_roles * vocab_size * itemsize)
+def block_positions(n_roles: int, vocab_size: int, itemsize: int = 4, *, device: str = "cpu") -> int:
+    """Most positions in one block: a multiple of 16, at least 16.
+
+    All roles' logits then take at most 160 MiB, on a GPU (``device`` is a torch device's type) 512 MiB.
+    """
+    fitting = _BLOCK_BYTES.get(device, _BLOCK_BYTES["cpu"]) // (n_roles * vocab_size * itemsize)
     return min(_MAX_POSITIONS, max(_MIN_POSITIONS, fitting - fitting % 16))
 
 
@@ -157,9 +162,9 @@ def even_blocks(n: int, most: int) -> int:
     return -(-n // -(-n // most)) if n else 1
 
 
-def row_positions(vocab_size: int) -> int:
+def row_positions(vocab_size: int, *, device: str = "cpu") -> int:
     """Positions handled at once by elementwise work."""
-    return max(1, _ROW_ELEMENTS // vocab_size)
+    return max(1, _ROW_ELEMENTS.get(device, _ROW_ELEMENTS["cpu"]) // vocab_size)
 
 
 class _BlockLoss(torch.autograd.Function):
@@ -178,7 +183,8 @@ class _BlockLoss(torch.autograd.Function):
         loss_rows = student_hidden.new_zeros(n, dtype=dtype)
         _start_stats(job, student_hidden)
         keep_freed_memory(student_hidden.device)
-        step = job.chunk or even_blocks(n, block_positions(1 + len(job.roles), vocab, dtype.itemsize))
+        most = block_positions(1 + len(job.roles), vocab, dtype.itemsize, device=student_hidden.device.type)
+        step = job.chunk or even_blocks(n, most)
         step = min(step, max(n, 1))
         names = 1 + len(job.roles)
         buffer = torch.empty(names * step * vocab, dtype=dtype, device=student_hidden.device)
@@ -212,7 +218,7 @@ def _block(
     names = ("student", *job.roles)
     hidden = {"student": student_hidden[at]} | {role: job.frozen_hidden[role][at] for role in job.roles}
     project_roles(hidden, job.heads, names, out=logits)
-    step = row_positions(logits.shape[-1])
+    step = row_positions(logits.shape[-1], device=logits.device.type)
     for start in range(0, logits.shape[1], step):
         rows = slice(start, min(start + step, logits.shape[1]))
         _rows(job, names, logits[:, rows], slice(at.start + rows.start, at.start + rows.stop), loss_rows, grads)
@@ -269,7 +275,7 @@ def student_entropy(hidden: Tensor, head: Head) -> Tensor:
     keep_freed_memory(hidden.device)
     dtype = compute_dtype(hidden)
     entropy = hidden.new_zeros(hidden.shape[0], dtype=torch.float32)
-    step = block_positions(1, head.size, dtype.itemsize)
+    step = block_positions(1, head.size, dtype.itemsize, device=hidden.device.type)
     for start in range(0, hidden.shape[0], step):
         rows = hidden[start : start + step]
         logits = project(rows, head, out=torch.empty((rows.shape[0], head.size), dtype=dtype, device=hidden.device))
@@ -284,7 +290,7 @@ def sampled_logp(hidden: Tensor, head: Head, ids: Tensor) -> Tensor:
     keep_freed_memory(hidden.device)
     dtype = compute_dtype(hidden)
     found = hidden.new_zeros(hidden.shape[0], dtype=dtype)
-    step = block_positions(1, head.size, dtype.itemsize)
+    step = block_positions(1, head.size, dtype.itemsize, device=hidden.device.type)
     for start in range(0, hidden.shape[0], step):
         rows = hidden[start : start + step]
         logits = project(rows, head, out=torch.empty((rows.shape[0], head.size), dtype=dtype, device=hidden.device))

@@ -202,7 +202,13 @@ def load_policy(
             resolve_path(config.path), revision=config.revision, trust_remote_code=config.trust_remote_code,
             dtype=getattr(torch, config.dtype), attn_implementation=config.attention, use_safetensors=True,
         )  # fmt: skip
-    model.to(device)
+    policy = make_policy(model.to(device), config, method, tokenizer, seed=seed)
+    policy.source = source_of(config, model)
+    return policy
+
+
+def make_policy(model: nn.Module, config: ModelConfig, method: MethodConfig, tokenizer: Any, *, seed: int) -> Policy:
+    """The policy of loaded weights: adapter or frozen copy as the config says, after a check of the output head."""
     verify_model(model)
     initial = None
     torch.manual_seed(seed)
@@ -211,10 +217,8 @@ def load_policy(
     else:
         initial = copy.deepcopy(model).eval().requires_grad_(False)
     if config.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    policy = Policy(model, tokenizer, method=method, initial=initial)
-    policy.source = source_of(config, model)
-    return policy
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})  # type: ignore
+    return Policy(model, tokenizer, method=method, initial=initial)
 
 
 def _with_adapter(model: nn.Module, config: ModelConfig) -> Any:

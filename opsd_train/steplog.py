@@ -47,7 +47,9 @@ class Clock:
         self.parts: dict[str, float] = dict.fromkeys(PARTS, 0.0)
 
     def __call__(self, part: str) -> None:
-        """Book the time since the last booking."""
+        """Book the time since the last booking, after the GPU has done what was queued."""
+        if torch.cuda.is_initialized():
+            torch.cuda.synchronize()
         now = self.now()
         self.parts[part] += now - self.last
         self.last = now
@@ -87,11 +89,11 @@ class StepSums:
             for hit in hits_of(problems[rollout.problem_id], rollout.text) or ():
                 self.sums[f"marker_{hit.category}"] += 1
 
-    def row(self, reduce: Any) -> dict[str, Any]:
-        """The step's means; ``reduce`` sums a float64 vector over processes."""
+    def row(self, reduce: Any, *, device: torch.device | str = "cpu") -> dict[str, Any]:
+        """The step's means; ``reduce`` sums a float64 vector on ``device`` over processes."""
         names = ["loss", "rollouts", "n_tokens", "truncated", "loops", *(f"marker_{c}" for c in CATEGORIES)]
         names += [key for name in _STATS for key in (name, f"{name}_n")]
-        values = reduce(torch.tensor([float(self.sums[n]) for n in names], dtype=torch.float64))
+        values = reduce(torch.tensor([float(self.sums[n]) for n in names], dtype=torch.float64, device=device))
         s = dict(zip(names, values.tolist(), strict=True))
         rates = {c: _ratio(1000 * s[f"marker_{c}"], s["n_tokens"]) for c in CATEGORIES}
         return {

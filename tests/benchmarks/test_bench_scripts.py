@@ -7,11 +7,14 @@ import math
 from pathlib import Path
 
 import pytest
+import torch
 
-from benchmarks import evaluation, growth, loss, run, step
+from benchmarks import evaluation, gpu, growth, loss, run, step
 from benchmarks.common import Seconds, exponent, row, seconds_row
+from opsd_train import cost
 
 ROOT = Path(__file__).parent.parent.parent
+LENGTHS = cost.Lengths(question=20, reference=30, completion=24)
 KEYS = {"name", "ratio", "ours", "other", "unit", "better", "spread", "floor", "shape"}
 NAMES = {
     "loss_memory_vs_naive", "loss_time_vs_naive", "purified_extra_vs_two_passes", "purified_step_vs_standard",
@@ -85,3 +88,36 @@ def test_merging_replaces_the_rows_of_the_scripts_that_ran():
     old = [{"name": "a", "script": "loss"}, {"name": "b", "script": "step"}]
     new = [{"name": "c", "script": "loss"}]
     assert [r["name"] for r in run.merged(old, new)] == ["b", "c"]
+
+
+def test_the_gpu_page_is_made_of_its_results_and_the_cost_sheet():
+    text = (ROOT / "benchmarks" / "gpu.md").read_text(encoding="utf-8")
+    document = json.loads((ROOT / "benchmarks" / "results-gpu.json").read_text(encoding="utf-8"))
+    assert gpu.page(text, document) == text
+    check(document["rows"])
+
+
+def test_the_gpu_benchmark_times_real_trainer_steps(monkeypatch):
+    """The whole script but for the device: a small shape on the CPU, whose clock and memory mean nothing here."""
+    monkeypatch.setattr(gpu, "DEVICE", "cpu")
+    monkeypatch.setitem(cost.SHAPES, "small", cost.Shape(64, 2, 4, 2, 16, 128, 512, tied=False))
+    monkeypatch.setattr(cost, "Lengths", lambda **_: LENGTHS)
+    for name in ("synchronize", "empty_cache", "reset_peak_memory_stats"):
+        monkeypatch.setattr(torch.cuda, name, lambda: None)
+    for name, value in (("memory_allocated", 0), ("max_memory_allocated", 7), ("max_memory_reserved", 7)):
+        monkeypatch.setattr(torch.cuda, name, lambda value=value: value)
+    found = gpu.step_rows("small", precision="no", rollouts=4, rounds=1, gpu="h100", utilisation=0.35, sampled=True)
+    found += gpu.loss_rows([(32, 512, 64)], rounds=2, rates={"bfloat16": 1e9})
+    rows = {(row["name"], row["shape"].split()[0]): row for row in found}
+    assert rows["gpu_purified_frozen_vs_sheet", "small"]["ours"] > 0
+    assert {name for name, _ in rows} >= {"gpu_sampling_seconds_vs_sheet", "gpu_loss_time_vs_naive"}
+    for target in ("purified", "standard"):
+        assert rows["gpu_loss_gradient_error_vs_naive", target]["ratio"] < 0.7
+        assert rows["gpu_loss_gradient_error_vs_naive_float32", target]["ratio"] == pytest.approx(1, abs=0.01)
+
+
+def test_without_a_gpu_the_gpu_benchmark_says_so(capsys):
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    assert gpu.main([]) == 2
+    assert "needs an NVIDIA GPU" in capsys.readouterr().err

@@ -14,6 +14,7 @@ from opsd_train.cost import (
     Lengths,
     Shape,
     activation_bytes,
+    adapter_flops,
     cost_sheet,
     head_flops,
     layer_bytes_per_token,
@@ -150,6 +151,28 @@ def test_a_step_adds_up_and_purified_costs_two_more_passes():
     assert costs["purified"].flops["rollout"] == 32 * rollout_flops(shape, LENGTHS)
     assert costs["purified"].train_bytes["frozen_copy"] == 0
     assert shape.parameters == pytest.approx(8.19e9, rel=0.01)
+
+
+def test_what_runs_in_float32_counts_at_its_own_peak():
+    """A float32 model, its head even under autocast, and the float32 adapter of a bfloat16 model without autocast."""
+    shape, gpu = SHAPES["Qwen/Qwen3-8B"], GPUS["h100"]
+
+    def seconds(dtype, precision):
+        config = TrainConfig(model=ModelConfig(path="Qwen/Qwen3-8B", dtype=dtype), run=RunConfig(precision=precision))
+        cost = step_cost(config, shape, LENGTHS, gpu, utilisation=0.5)
+        return cost, 32 * adapter_flops(config, shape, LENGTHS)
+
+    (half, adapter), (cast, _), (single, _), (mixed, _) = (
+        seconds(d, p) for d, p in (("bfloat16", "no"), ("bfloat16", "bf16"), ("float32", "no"), ("float32", "bf16"))
+    )
+    slower = gpu.flops / gpu.flops_float32
+    assert half.seconds["student"] - cast.seconds["student"] == pytest.approx(adapter * (slower - 1) / (gpu.flops * 0.5))
+    assert single.seconds["frozen"] == pytest.approx(slower * half.seconds["frozen"])
+    assert mixed.seconds["frozen"] == pytest.approx(half.seconds["frozen"])
+    assert mixed.seconds["heads and loss"] == pytest.approx(single.seconds["heads and loss"])
+    products = single.flops["heads and loss"] / (gpu.flops_float32 * 0.5)
+    tables = single.seconds["heads and loss"] - products
+    assert half.seconds["heads and loss"] - tables == pytest.approx(half.flops["heads and loss"] / (gpu.flops * 0.5))
 
 
 PAPER = [name for name in RECIPES if name.startswith("purified_") and not name.endswith(ONE_GPU)]

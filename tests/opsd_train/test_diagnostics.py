@@ -108,8 +108,8 @@ def test_blocks_of_positions_give_the_values_of_the_whole(monkeypatch):
     weight = torch.randn((V + 5, D), generator=generator)
     head, method = Head(weight, None, V), Method("purified")
     whole = diagnose(hidden, head, method=method, top_k=5)
-    monkeypatch.setattr(diagnostics, "block_positions", lambda *a: 4)
-    monkeypatch.setattr(diagnostics, "row_positions", lambda *a: 3)
+    monkeypatch.setattr(diagnostics, "block_positions", lambda *a, **k: 4)
+    monkeypatch.setattr(diagnostics, "row_positions", lambda *a, **k: 3)
     parts = diagnose(hidden, head, method=method, top_k=5)
     direct = position_values({r: torch.log_softmax(h @ weight[:V].T, -1) for r, h in hidden.items()}, method=method, top_k=5)
     for name, value in whole.items():
