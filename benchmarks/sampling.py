@@ -8,9 +8,10 @@ All sides draw at temperature 1 from the same prompts with the same limits, in t
 ``generate`` is given its best batch size (the fastest of several in a first round) and prompts sorted by length.
 ``vllm`` and ``rollouts`` hold our engine against ``LLM.generate`` with vLLM's own default sampling parameters on the
 same engine object (which works in this process on a CPU); ``rollouts`` is the trainer's whole sampling step with
-SmolLM2 and LoRA: write the adapter, swap it in, sample, decode. Times are processor seconds of one thread for 1,000
-generated tokens, stop tokens included. ``floor`` is the time that the matrix products alone would take at the rate of
-one large product measured in the same run. Prints JSON rows; ratio = ours / other.
+SmolLM2 and LoRA: write the adapter, swap it in, sample, decode; there no row of either vLLM side ends before the
+limit, so that both decode the same number of tokens in batches of the same size. Times are processor seconds of one
+thread for 1,000 generated tokens, stop tokens included. ``floor`` is the time that the matrix products alone would take
+at the rate of one large product measured in the same run. Prints JSON rows; ratio = ours / other.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import contextmanager
 from pathlib import Path
+from unittest import mock
 
 from benchmarks import common
 from benchmarks.common import flop_rate, row
@@ -167,6 +170,19 @@ def against_vllm(*, rounds, scale):
     return [row("sampling_seconds_vs_vllm_generate", found["ours"], found["own"], UNIT, floor=None, shape=shape)]
 
 
+@contextmanager
+def to_the_limit():
+    """Inside, vLLM's rows run to the length limit, ours and its own."""
+    import vllm
+
+    endless = functools.partial(vllm.SamplingParams, ignore_eos=True)
+    with (
+        mock.patch("vllm.SamplingParams", endless),
+        mock.patch("opsd_eval.engines.vllm_engine.end_ids", return_value=[]),
+    ):
+        yield
+
+
 def rollouts(*, rounds, scale, folder=None):
     """The trainer's sampling step by vLLM, adapter swapped each time, against both libraries' ``generate``."""
     from opsd_eval.benchmarks import load_benchmark
@@ -198,11 +214,12 @@ def rollouts(*, rounds, scale, folder=None):
             ),
             "own": lambda: vllm_generate(sampler.engine, requests, new=new),
         }  # fmt: skip
-        in_turns(sides, rounds=1, label="rollouts, warming up")
-        policy.model.eval()
-        best = best_batch(library, requests, values)
-        sides["generate"] = lambda: transformers_generate(library, requests, batch=best, new=new)
-        found = in_turns(sides, rounds=rounds, label="rollouts")
+        with to_the_limit():
+            in_turns(sides, rounds=1, label="rollouts, warming up")
+            policy.model.eval()
+            best = best_batch(library, requests, values)
+            sides["generate"] = lambda: transformers_generate(library, requests, batch=best, new=new)
+            found = in_turns(sides, rounds=rounds, label="rollouts")
         sampler.close()
     shape = f"SmolLM2-135M with LoRA {config.model.lora_rank}: {len(rows)} rollouts of at most {new} tokens"
     return [
