@@ -63,7 +63,7 @@ def _against(pair: tuple[Path, Path], other: tuple[Path, Path], metric: str, lev
     from opsd_eval.metrics.generalization import generalization_gap, twin_gap
 
     mine, theirs = read_problems(pair[0]), read_problems(other[0])
-    twins = any(problem.metadata.get("twin_of") in mine for problem in theirs.values())
+    twins = any(str(problem.metadata.get("twin_of")) in mine for problem in theirs.values())
     found: Difference = (twin_gap if twins else generalization_gap)(pair, other, metric=metric, level=level)
     return {
         "metric": metric, "axis": "twins" if twins else "benchmark", "trained": _names(mine.values()),

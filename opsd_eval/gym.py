@@ -72,22 +72,23 @@ def load_gym(family: str, level: str | None, *, limit: int | None, seed: int, sp
 def gym_correct(problem: Problem, answer: str | None) -> bool | None:
     """Whether an answer earns full credit (1.0, never partial) from the family's rule; ``None`` where none is safe.
 
-    ``answer`` is the extracted answer, not the completion: some families read the first number they meet.
+    ``answer`` is the extracted answer, not the completion: some families read the first number they meet. A problem
+    that lacks the family's ``entry``, as one of a foreign log may, has no rule.
     """
     if answer is None or problem.answer is None:
         return False
-    family = str(problem.metadata["family"])
-    given, gold = (" ".join(text.strip().strip("$").split()) for text in (answer, problem.answer))
+    family, wanted = str(problem.metadata.get("family")), str(problem.answer)
+    given, gold = (" ".join(text.strip().strip("$").split()) for text in (answer, wanted))
     if given.casefold() == gold.casefold():
         return True
     if family in _OWN_SCORER_NEEDED:
         return None
     if family not in _SAFE_SCORERS or len(answer) > 1000:
         return False
-    entry = {"question": problem.question, "answer": problem.answer, "metadata": problem.metadata["entry"]}
+    entry = {"question": problem.question, "answer": wanted, "metadata": problem.metadata.get("entry")}
     try:
         return _scorer(family)(given, entry) == 1.0
-    except (ArithmeticError, AttributeError, IndexError, KeyError, TypeError, ValueError):
+    except (ArithmeticError, AttributeError, IndexError, KeyError, RecursionError, TypeError, ValueError):
         return False  # the library's scorers raise on junk
 
 

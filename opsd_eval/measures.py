@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 SERIAL_SAMPLES = 3000
 KEYS = ("problem_id", "cluster", "n")
+csv.field_size_limit(2**31 - 1)  # ids and clusters of foreign logs may be longer than the 128 KiB it starts with
 
 
 @dataclass
@@ -188,12 +189,12 @@ def _still_valid(folder: Path, state: list[list[Any]]) -> Measures | None:
     try:
         measures = read_measures(folder)
         measures.corpus = [row for row in held["rows"] if row["metric"] in CORPUS_METRICS]
+        measures.words = int(held.get("words") or 0)
+        measures.encoder = held.get("encoder") and {key: held["encoder"][key] for key in ("name", "threshold")}
+        measures.sha256 = dict(held.get("sha256") or {})
     except (ValueError, KeyError, TypeError):
         return None  # damaged: measured anew
     measures.probed_since = held.get("files") != state
-    measures.words = int(held.get("words") or 0)
-    measures.encoder = held.get("encoder")
-    measures.sha256 = held.get("sha256") or {}
     return measures
 
 

@@ -148,6 +148,9 @@ def problem_from_row(row: Mapping[str, Any], where: str = "problem") -> Problem:
     if not row.get("problem_id") or not isinstance(row.get("question"), str):
         raise ValueError(f"{where}: a problem needs a non-empty problem_id and a question (text)")
     values = {key: value for key, value in row.items() if value is not None}
+    if type(row.get("answer")) in (int, float):
+        values["answer"] = str(row["answer"])
+    check_types(values, where)
     return Problem(**values)
 
 
@@ -156,7 +159,28 @@ def sample_from_row(row: Mapping[str, Any], where: str = "sample") -> Sample:
     if "problem_id" not in row or type(row.get("draw")) is not int:
         raise ValueError(f"{where}: a sample needs problem_id and an integer draw")
     values: dict[str, Any] = {key: row.get(key) for key in SAMPLE_KEYS}
+    check_types(values, where)
     return Sample(**values)
+
+
+def check_types(row: Mapping[str, Any], where: str) -> None:
+    """Refuse a row of a sample set in which a value is of another type than its key has; null is unknown and fine."""
+    for key, value in row.items():
+        if value is not None and type(value) is not _TYPES[key]:
+            raise ValueError(f"{where}: {key} should be of type {_TYPES[key].__name__}, not {type(value).__name__}")
+        if key in ("draw", "n_tokens") and value is not None and not 0 <= value <= MOST:
+            raise ValueError(f"{where}: {key} should be from 0 to {MOST}, is {str(value)[:40]}")
+
+
+MOST = 2**53  # up to here a float holds every whole number
+_TYPES: dict[str, type] = {
+    **dict.fromkeys(
+        ("problem_id", "question", "answer", "reference", "benchmark", "split", "cluster", "text", "finish_reason",
+         "prompt_sha256", "answer_strict", "answer_relaxed", "outcome", "name", "kind", "commit", "started"), str),
+    **dict.fromkeys(("axes", "metadata", "model", "config", "sampling", "versions"), dict),
+    **dict.fromkeys(("token_ids", "argv"), list), **dict.fromkeys(("draw", "n_tokens", "seed"), int),
+    **dict.fromkeys(("correct", "correct_relaxed", "dirty"), bool),
+}  # fmt: skip
 
 
 def write_problems(folder: Path | str, problems: Iterable[Problem]) -> None:
@@ -193,8 +217,9 @@ def read_run(folder: Path | str) -> RunRecord:
     path = Path(folder) / "run.json"
     row = read_json(path)
     allowed = {f.name for f in fields(RunRecord)}
-    if not isinstance(row, dict) or set(row) - allowed or not {"name", "kind"} <= set(row):
+    if not isinstance(row, dict) or set(row) - allowed or None in (row.get("name"), row.get("kind")):
         raise ValueError(f"{path}: not a run record; needs name and kind, allowed keys are {sorted(allowed)}")
+    check_types(row, str(path))
     return RunRecord(**{key: value for key, value in row.items() if value is not None})
 
 
@@ -236,10 +261,10 @@ def iter_problem_samples(
                     raise ValueError(f"{folder / 'samples.jsonl'}: problem {problem_id!r} has a draw twice")
                 for at in marks.get(problem_id, ()):
                     row = _line_at(grade_file, at)
+                    marked = {key: row.get(key) for key in GRADE_KEYS[2:]}
+                    check_types(marked, str(grades))
                     if row["draw"] in by_draw:
-                        by_draw[row["draw"]] = replace(
-                            by_draw[row["draw"]], **{key: row.get(key) for key in GRADE_KEYS[2:]}
-                        )
+                        by_draw[row["draw"]] = replace(by_draw[row["draw"]], **marked)
                 yield problem_id, tuple(by_draw[draw] for draw in sorted(by_draw))
         finally:
             if grade_file is not None:
@@ -268,7 +293,7 @@ def _offsets(path: Path, problems: Mapping[str, Problem]) -> dict[str, list[int]
                 problem_id = json.loads(line)["problem_id"]
             except (ValueError, KeyError, TypeError, RecursionError) as error:
                 raise ValueError(f"{path}:{number}: {type(error).__name__}: {error}") from None
-            if problem_id not in problems:
+            if not isinstance(problem_id, str) or problem_id not in problems:
                 raise ValueError(f"{path}:{number}: problem_id {problem_id!r} is not in problems.jsonl")
             found.setdefault(problem_id, []).append(start)
     return found

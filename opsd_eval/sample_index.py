@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from opsd_eval.records import GRADE_KEYS, SAMPLE_KEYS, Problem, Sample, read_problems
+from opsd_eval.records import GRADE_KEYS, SAMPLE_KEYS, Problem, Sample, check_types, read_problems
 
 _HEAD = b'{"problem_id": "'
 
@@ -57,7 +57,8 @@ def _problem_id(line: bytes, path: Path, number: int) -> Any:
             return plain.decode("utf-8", "replace")
     try:
         found = json.loads(line)["problem_id"]
-        hash(found)
+        if not isinstance(found, str):
+            raise TypeError(f"problem_id should be of type str, not {type(found).__name__}")
         return found
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{path}:{number}: {type(error).__name__}: {error}") from None
@@ -126,8 +127,9 @@ def _read_problem(
 ) -> tuple[Sample, ...]:
     marks: dict[int, Mapping[str, Any]] = {}
     for offset in grade_offsets:
-        row = _row(grades, offset)
-        marks[row["draw"]] = row
+        row = {key: value for key, value in _row(grades, offset).items() if key in GRADE_KEYS}
+        check_types(row, grades.name)
+        marks[row.get("draw", -1)] = row
     found: dict[int, Sample] = {}
     for offset in sample_offsets:
         row = _row(samples, offset)
@@ -139,6 +141,7 @@ def _read_problem(
         mark = marks.get(draw, {})
         values: dict[str, Any] = {key: row.get(key) for key in SAMPLE_KEYS}
         values.update((key, mark.get(key)) for key in GRADE_KEYS[2:])
+        check_types(values, samples.name)
         found[draw] = Sample(**values)
     return tuple(found[draw] for draw in sorted(found))
 

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 
 from opsd_eval.arms import LooseSet, name_sets
 from opsd_eval.measures import read_measures
-from opsd_eval.records import read_json, read_jsonl, read_run, sha256_text, write_text
+from opsd_eval.records import check_types, read_json, read_jsonl, read_problems, read_run, sha256_text, write_text
 from opsd_eval.spreadsheet import inert
 from opsd_eval.visible import encodable
 
@@ -98,13 +98,13 @@ def loose_sets(
 
 def _loose(path: Path, arm: str | None) -> LooseSet:
     """What is known of one set; several benchmarks in one are named by the group they were ingested as, if any."""
-    run, rows = read_run(path), list(read_jsonl(path / "problems.jsonl"))
-    benchmarks, splits = ({row.get(key) or None for row in rows} for key in ("benchmark", "split"))
+    run, problems = read_run(path), read_problems(path).values()
+    benchmarks, splits = {p.benchmark or None for p in problems}, {p.split or None for p in problems}
     source = run.config.get("source")
     group = source.get("benchmark") or None if isinstance(source, Mapping) else None
     return LooseSet(
         path, run, benchmarks.pop() if len(benchmarks) == 1 else group, splits.pop() if len(splits) == 1 else None,
-        frozenset(sha256_text(str(row.get("question"))) for row in rows), arm,
+        frozenset(sha256_text(p.question) for p in problems), arm,
     )  # fmt: skip
 
 
@@ -154,7 +154,10 @@ def estimates(sets: Iterable[SetInfo]) -> Frame:
 def estimate_rows(folder: Path | str) -> list[dict[str, Any]]:
     """The rows of one sample set's ``estimates.json``."""
     content = read_json(Path(folder) / "estimates.json")
-    return content["rows"] if isinstance(content, Mapping) else content
+    rows = content.get("rows") if isinstance(content, Mapping) else content
+    if not isinstance(rows, list) or not all(isinstance(r, dict) and isinstance(r.get("metric"), str) for r in rows):
+        raise ValueError(f"{folder}/estimates.json is damaged; run `opsd-eval measure {folder} --force`")
+    return rows
 
 
 def pair_table(base: Path, other: Path, *, level: float = 0.95) -> Frame:
@@ -181,10 +184,13 @@ def against_base(sets: Iterable[SetInfo]) -> Frame:
     return pd.concat(found, ignore_index=True)[[*INDEX, *PAIR_COLUMNS]]
 
 
-def _outcome(row: Mapping[str, Any], folder: Path) -> str | None:
-    if "outcome" not in row:
-        raise ValueError(f"{folder / 'grades.jsonl'} has lines without a grade; run `opsd-eval grade {folder} --force`")
-    return row["outcome"]
+def _outcome(row: Mapping[str, Any], folder: Path) -> tuple[str, str | None]:
+    """(problem_id, outcome) of a line of grades."""
+    path = folder / "grades.jsonl"
+    if "outcome" not in row or "problem_id" not in row:
+        raise ValueError(f"{path} has lines without a grade; run `opsd-eval grade {folder} --force`")
+    check_types({key: row[key] for key in ("problem_id", "outcome")}, str(path))
+    return encodable(row["problem_id"]), row["outcome"]
 
 
 def outcome_shares(sets: Iterable[SetInfo]) -> Frame:
@@ -193,7 +199,7 @@ def outcome_shares(sets: Iterable[SetInfo]) -> Frame:
 
     rows = []
     for s in sets:
-        found = [(encodable(r["problem_id"]), _outcome(r, s.path)) for r in read_jsonl(s.path / "grades.jsonl")]
+        found = [_outcome(row, s.path) for row in read_jsonl(s.path / "grades.jsonl")]
         graded: Frame = pd.DataFrame(found, columns=["problem_id", "outcome"])
         known = graded.dropna(subset=["outcome"])
         shares: Frame = pd.crosstab(known["problem_id"], known["outcome"], normalize="index")

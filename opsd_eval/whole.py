@@ -89,7 +89,8 @@ def changed_since(record: Path) -> list[str]:
     """Names under ``sha256`` in a record whose files beside it are not what was recorded; none without a record."""
     held = read_json(record) if record.is_file() else {}
     known = held.get("sha256") if isinstance(held, Mapping) else None
-    return [name for name, entry in (known or {}).items() if not as_recorded(record.parent / name, entry)]
+    entries = known.items() if isinstance(known, Mapping) else ()
+    return [name for name, entry in entries if not as_recorded(record.parent / name, entry)]
 
 
 def _sha256(path: Path, size: int) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from opsd_eval.answers import extract_boxed
-from opsd_eval.records import Problem, Sample, sha256_text
+from opsd_eval.records import MOST, Problem, Sample, sha256_text
 
 #: What reading a foreign entry may raise when it is not laid out as its format says.
 MALFORMED = (ValueError, TypeError, KeyError, AttributeError, IndexError)
@@ -26,6 +26,7 @@ class IngestLog:
     """Counts what was wrong with a source; with ``strict`` the first malformed entry raises instead."""
 
     KEPT = 1000
+    NOTES = 100
 
     def __init__(self, *, strict: bool = False):
         self.strict = strict
@@ -43,8 +44,9 @@ class IngestLog:
             self.malformed.append(message)
 
     def note(self, text: str) -> None:
-        """Count something the reader of the numbers should know."""
-        self.notes[text] += 1
+        """Count something the reader of the numbers should know; of more than 100 kinds the rest count as one."""
+        text = shorten(text)
+        self.notes[text if text in self.notes or len(self.notes) < self.NOTES else "further notes of other kinds"] += 1
 
 
 def shorten(text: str, limit: int = 300) -> str:
@@ -124,10 +126,10 @@ def text_or_none(value: Any) -> str | None:
 
 
 def int_or_none(value: Any) -> int | None:
-    """A whole number >= 0, else ``None``."""
+    """A whole number from 0 to 2⁵³, which any count fits and any float holds exactly; else ``None``."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    return value if type(value) is int and value >= 0 else None
+    return value if type(value) is int and 0 <= value <= MOST else None
 
 
 def texts_of(value: Any, key: str, log: IngestLog) -> list[str | None]:

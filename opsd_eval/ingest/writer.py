@@ -22,6 +22,7 @@ from opsd_eval.records import (
     read_jsonl,
     read_problems,
     read_run,
+    sample_from_row,
     sha256_text,
     write_json,
     write_run,
@@ -149,19 +150,44 @@ def _difference(before: Any, now: dict[str, Any]) -> str:
     return ""
 
 
+class _Draws:
+    """Which draws of which problems there are, some 30 bytes a problem: bits for the first thousand, pairs beyond.
+
+    Bits alone would take 125 kB for a single draw numbered 1,000,000, and a log can hold one for every problem.
+    """
+
+    BITS = 1024
+
+    def __init__(self) -> None:
+        self.bits: dict[str, int] = {}
+        self.beyond: set[tuple[str, int]] = set()
+
+    def __contains__(self, key: tuple[str, int]) -> bool:
+        problem_id, draw = key
+        return bool(self.bits.get(problem_id, 0) >> draw & 1) if draw < self.BITS else key in self.beyond
+
+    def add(self, problem_id: str, draw: int) -> None:
+        """Note one draw."""
+        if draw < self.BITS:
+            self.bits[problem_id] = self.bits.get(problem_id, 0) | 1 << draw
+        else:
+            self.beyond.add((problem_id, draw))
+
+
 class _Writer:
     """Appends problems before their samples, in batches, skipping what is on disk already."""
 
     def __init__(self, out: Path):
         self.out = out
         self.problems: dict[str, str] = {}
-        self.drawn: dict[str, int] = {}  # problem_id: bits set for the draws on disk
+        self.before, self.drawn = _Draws(), _Draws()  # on disk from an earlier run of this ingest; written by this one
         self.n_kept = self.n_new = 0
         if (out / "problems.jsonl").exists():
             self.problems = {key: _digest(value) for key, value in read_problems(out).items()}
         if (out / "samples.jsonl").exists():
             for row in read_jsonl(out / "samples.jsonl"):
-                self.drawn[row["problem_id"]] = self.drawn.get(row["problem_id"], 0) | 1 << row["draw"]
+                sample = sample_from_row(row, str(out / "samples.jsonl"))
+                self.before.add(sample.problem_id, sample.draw)
                 self.n_kept += 1
         self.new_problems: list[Problem] = []
         self.new_samples: list[Sample] = []
@@ -170,7 +196,6 @@ class _Writer:
     def add(self, items: Iterable[Item], log: IngestLog) -> None:
         from tqdm import tqdm
 
-        before = dict(self.drawn)
         for problem, samples in tqdm(items, desc="ingest", unit=" rows", mininterval=1.0, leave=False, disable=None):
             known = self.problems.get(problem.problem_id)
             if known is None:
@@ -180,22 +205,22 @@ class _Writer:
                 log.bad(f"problem {problem.problem_id!r}", "appears with another question or answer; the first is kept")
                 continue
             for sample in samples:
-                self._sample(sample, before, log)
+                self._sample(sample, log)
             if len(self.new_samples) >= _BATCH_ROWS or self.chars >= _BATCH_CHARS:
                 self.flush()
         self.flush()
 
-    def _sample(self, sample: Sample, before: dict[str, int], log: IngestLog) -> None:
+    def _sample(self, sample: Sample, log: IngestLog) -> None:
+        key = sample.problem_id, sample.draw
         if sample.draw > 1_000_000:
             log.bad(f"problem {sample.problem_id!r}", f"draw {sample.draw} is larger than 1,000,000")
             return
-        bit = 1 << sample.draw
-        if before.get(sample.problem_id, 0) & bit:
-            return  # written by an earlier run of the same ingest
-        if self.drawn.get(sample.problem_id, 0) & bit:
+        if key in self.before:
+            return
+        if key in self.drawn:
             log.bad(f"problem {sample.problem_id!r}", f"draw {sample.draw} appears twice; the first is kept")
             return
-        self.drawn[sample.problem_id] = self.drawn.get(sample.problem_id, 0) | bit
+        self.drawn.add(*key)
         self.new_samples.append(sample)
         self.chars += len(sample.text or "")
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from opsd_eval.answers import canonical_answer
 from opsd_eval.metrics.base import NAN, Metric, MetricFamily
-from opsd_eval.records import Problem, Sample
+from opsd_eval.records import MOST, Problem, Sample
 
 G_PASS_THRESHOLD = 0.5
 
@@ -36,9 +36,9 @@ def _chance(problem: Problem) -> float | None:
     From ``metadata["answer_space"]``, a number of equally likely answers, or from the testbed's answers.
     """
     size = problem.metadata.get("answer_space")
-    if isinstance(size, int | float) and size > 0:
+    if isinstance(size, int | float) and 1 <= size <= MOST:
         return 1.0 / size
-    if problem.benchmark.startswith("testbed.") and str(problem.answer).isdigit():
+    if problem.benchmark.startswith("testbed.") and str(problem.answer).isdecimal():
         from opsd_eval.testbed import WORLDS
         from opsd_eval.testbed.chance import answer_chance
 
@@ -237,6 +237,28 @@ def majority_curve(right: int, wrong: tuple[int, ...], none: int) -> tuple[float
     return tuple(min(1.0, float(totals[k] / (shares * math.comb(n, k)))) for k in range(1, n + 1))
 
 
+EXACT_VOTES = 512  # draws; the exact count takes their cube
+SUBSETS, _CELLS = 4000, 1 << 21
+
+
+@lru_cache(maxsize=65536)
+def sampled_majority(right: int, wrong: tuple[int, ...], none: int, k: int) -> float:
+    """The same as ``majority_curve(...)[k − 1]`` over 4,000 k-subsets that depend on the counts alone."""
+    counts = [right, *wrong, none]
+    if k == 1:
+        return right / sum(counts)
+    rng = np.random.default_rng([*counts, k])
+    at_once = max(1, _CELLS // len(counts))
+    total = 0.0
+    for start in range(0, SUBSETS, at_once):
+        size = min(at_once, SUBSETS - start)
+        votes = rng.multivariate_hypergeometric(counts, k, size=size, method="marginals")[:, :-1]
+        most = votes.max(axis=1)
+        won = (votes[:, 0] == most) & (most > 0)
+        total += float((won / (votes == most[:, None]).sum(axis=1)).sum())
+    return total / SUBSETS
+
+
 def _shift(sizes: np.ndarray, by: int, factor: Any, n: int) -> np.ndarray:
     """The polynomial times ``factor`` · x^``by``, up to degree n."""
     return _pad(np.concatenate([np.zeros(by, dtype=sizes.dtype), sizes * factor]), n)
@@ -252,14 +274,19 @@ def maj(k: int) -> Metric:
     """maj@k: the expected accuracy of a majority vote over k draws without replacement.
 
     Equation: E over k-subsets of 1[the right answer has most votes] / number of answers tied for most; draws without
-    an answer do not vote; a subset without votes scores 0; NaN for n < k. Exact, not sampled. Higher is better.
+    an answer do not vote; a subset without votes scores 0; NaN for n < k. Exact up to 512 draws; beyond, where that
+    takes minutes, the mean over 4,000 fixed random subsets (standard error at most .008). Higher is better.
     Failure modes: votes for one value in two algebraic forms are split among wrong answers (never among right ones).
     Source: arXiv 2203.11171. Differs: expectation over subsets instead of the first k draws; ties are shared.
     """
     def compute(problem: Problem, samples: Sequence[Sample]) -> float:
         right, wrong, none = vote_counts(samples)
         n = right + sum(wrong) + none
-        return majority_curve(right, wrong, none)[k - 1] if k <= n else NAN
+        if k > n:
+            return NAN
+        if n > EXACT_VOTES:
+            return sampled_majority(right, wrong, none, k)
+        return majority_curve(right, wrong, none)[k - 1]
 
     def chance(problem: Problem, n: int) -> float:
         uniform = "answer_space" in problem.metadata  # then a vote of guesses is a guess, by symmetry

@@ -73,9 +73,9 @@ def twin_gap(
     theirs = _changes(first, last, twin_sets)
     by_original: dict[str, list[float]] = {}
     for problem_id, problem in read_problems(twin_sets[0]).items():
-        original = problem.metadata.get("twin_of")
+        original = str(problem.metadata.get("twin_of"))
         if original in own and theirs[problem_id] == theirs[problem_id]:
-            by_original.setdefault(str(original), []).append(theirs[problem_id])
+            by_original.setdefault(original, []).append(theirs[problem_id])
     if not by_original:
         raise ValueError(
             f"{twin_sets[0]}: no problem names one of {in_sets[0]} in metadata['twin_of']; give the set of twins second"

@@ -43,7 +43,7 @@ def links_of(problem: Problem, text: str) -> tuple[Link, ...]:
     ``problem.metadata["modulus"]``, where a problem has one, makes sides equal that agree modulo it.
     """
     modulus = problem.metadata.get("modulus")
-    report: Report = check(text, modulus=modulus) if isinstance(modulus, int) else report_of(text)
+    report: Report = check(text, modulus=modulus) if type(modulus) is int and modulus > 0 else report_of(text)
     onset = loop_onset(text) if report.links else None
     return report.links if onset is None else tuple(link for link in report.links if link.at < onset)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from opsd_eval.metrics.base import NAN, Metric, mean_or_nan
 from opsd_eval.records import Problem, Sample
 from opsd_eval.testbed.chance import chance, is_testbed
-from opsd_eval.testbed.reading import Mechanism, mechanism
+from opsd_eval.testbed.reading import Mechanism, is_readable, mechanism
 
 
 def _pooled(
@@ -70,13 +70,17 @@ def slip_rate(problem: Problem, samples: Sequence[Sample]) -> float:
     return _pooled(problem, samples, lambda m: m.slips, lambda m: m.attempts)
 
 
+def _applies(problem: Problem) -> bool:
+    return is_testbed(problem) and is_readable(problem)
+
+
 METRICS = (
-    Metric("p_check", p_check, "neither", applies=is_testbed),
+    Metric("p_check", p_check, "neither", applies=_applies),
     Metric(
         "accuracy_given_check", accuracy_given_check, "higher", chance=lambda problem, n: chance(problem, 1),
-        applies=is_testbed,
+        applies=_applies,
     ),
-    Metric("step_accuracy", step_accuracy, "higher", applies=is_testbed),
-    Metric("p_wait_given_mismatch", p_wait_given_mismatch, "higher", applies=is_testbed),
-    Metric("slip_rate", slip_rate, "neither", applies=is_testbed),
+    Metric("step_accuracy", step_accuracy, "higher", applies=_applies),
+    Metric("p_wait_given_mismatch", p_wait_given_mismatch, "higher", applies=_applies),
+    Metric("slip_rate", slip_rate, "neither", applies=_applies),
 )

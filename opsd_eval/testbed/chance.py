@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
+import math
 import random
 from collections import Counter
 
 from opsd_eval.records import Problem
 from opsd_eval.testbed.chains import Chain
-from opsd_eval.testbed.worlds import SPLITS, sample_canonical, world
+from opsd_eval.testbed.worlds import SPLITS, SWEEP, WORLDS, sample_canonical, world
 
 _DRAWS = 4000
 
@@ -16,14 +17,17 @@ _DRAWS = 4000
 def answer_chance(problem: Problem) -> float:
     """Probability that one guess is right: a guess copies the answer of a random problem of the same kind.
 
-    In ``search`` a guess picks one of the listed candidates. A problem that is not from the testbed is refused.
+    In ``search`` a guess picks one of the listed candidates; NaN for a problem of a foreign log that lists none. A
+    problem that is not from the testbed is refused.
     """
     family = world(_world_of(problem)).family
-    candidates = problem.metadata.get("candidates")
-    if candidates:
+    candidates, answer = problem.metadata.get("candidates"), str(problem.answer)
+    if isinstance(candidates, list | tuple) and candidates:
         return 1 / len(candidates)
+    if family == "search":
+        return math.nan
     kind = SPLITS[problem.split][1] if problem.split in SPLITS else None
-    return _answers(family, kind).get(int(problem.answer or -1), 0) / _DRAWS
+    return _answers(family, kind).get(int(answer) if answer.isdecimal() and len(answer) < 20 else -1, 0) / _DRAWS
 
 
 def chance(problem: Problem, k: int) -> float:
@@ -32,8 +36,8 @@ def chance(problem: Problem, k: int) -> float:
 
 
 def is_testbed(problem: Problem) -> bool:
-    """Whether the problem comes from a testbed world."""
-    return problem.benchmark.startswith("testbed.")
+    """Whether the problem comes from a testbed world, by its benchmark's name."""
+    return problem.benchmark.startswith("testbed.") and problem.benchmark.split(".")[1] in {**WORLDS, **SWEEP}
 
 
 def _world_of(problem: Problem) -> str:

@@ -66,6 +66,12 @@ def steps_of(words: Sequence[str]) -> list[Step]:
     return found
 
 
+def is_readable(problem: Problem) -> bool:
+    """Whether a problem says what :func:`mechanism` needs to know; one of a foreign log may only bear the name."""
+    family, target = (problem.metadata.get(key) for key in ("family", "target"))
+    return isinstance(family, str) and family in _READERS and (family != "search" or type(target) is int)
+
+
 def mechanism(problem: Problem, text: str | None) -> Mechanism:
     """Read a completion of a testbed problem.
 
@@ -77,8 +83,7 @@ def mechanism(problem: Problem, text: str | None) -> Mechanism:
     """
     words = words_of(text)
     steps = steps_of(words)
-    read = {"hunch": _read_hunch, "slips": _read_slips, "search": _read_search}[problem.metadata["family"]]
-    checked, pairs = read(problem, words, steps)
+    checked, pairs = _READERS[problem.metadata["family"]](problem, words, steps)
     first = list({(s.left, s.symbol, s.operand): s for s in reversed(steps)}.values())
     return Mechanism(
         checked=checked, steps=len(steps), right_steps=sum(s.right for s in steps), attempts=len(first),
@@ -124,3 +129,6 @@ def _read_search(problem: Problem, words: Sequence[str], steps: Sequence[Step]) 
             boxed = words.index("\\boxed{", begin, end) if "\\boxed{" in words[begin:end] else end
             reactions.append(any(w in ("no", "wait") for w in words[inside[-1].end : boxed]))
     return verified, reactions
+
+
+_READERS = {"hunch": _read_hunch, "slips": _read_slips, "search": _read_search}

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
+from dataclasses import fields
 
 import pytest
 
 from opsd_eval.cli import main
-from opsd_eval.records import append_samples, read_json, read_jsonl, write_json
+from opsd_eval.records import (
+    GRADE_KEYS,
+    SAMPLE_KEYS,
+    Problem,
+    RunRecord,
+    append_samples,
+    read_json,
+    read_jsonl,
+    write_json,
+)
 from opsd_train.cli import main as train_main
 from tests.faults.damage import DAMAGE
 from tests.faults.scenarios import TRAINING, measured_sets, training_digest
@@ -44,6 +55,34 @@ def test_no_verb_crashes_on_a_damaged_set(measured, tmp_path, capsys, kind):
             said = capsys.readouterr().err
             assert code in (0, 1, 2), command
             assert code != 2 or str(sets) in said, f"{command[0]} of a set with {name} {kind}: {said}"
+        shutil.rmtree(sets)
+
+
+JUNK = ("x", "", 5, -1, 10**400, 1.5, True, None, [], [1], [[[]]], {}, {"a": 1}, {"draw": []})
+VALUES = {
+    "samples.jsonl": (*SAMPLE_KEYS, "more"), "grades.jsonl": GRADE_KEYS,
+    "problems.jsonl": tuple(field.name for field in fields(Problem)), "run.json": tuple(f.name for f in fields(RunRecord)),
+    "estimates.json": ("files", "sha256", "draws", "words", "encoder", "rows"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "key"), [(name, key) for name, keys in VALUES.items() for key in keys])
+def test_no_verb_crashes_on_a_value_of_another_type(measured, tmp_path, capsys, name, key):
+    """As a hand-made set, a foreign tool or a hostile sender writes it: whole JSON, another type or none."""
+    rng = random.Random(f"{name}/{key}")
+    for junk in rng.sample(JUNK, min(max(1, CASES // 4), len(JUNK))):
+        sets = tmp_path / "sets"
+        shutil.copytree(measured, sets)
+        path = sets / "a" / name
+        lines = path.read_text().splitlines() if name.endswith("l") else [path.read_text()]
+        lines[0] = json.dumps({**json.loads(lines[0]), key: junk})
+        path.write_text("\n".join(lines) + "\n")
+        a, b = str(sets / "a"), str(sets / "b")
+        for command in (["audit", a], ["grade", a], ["measure", a], ["compare", a, b], ["report", a, b, "--out", str(sets / "r")]):
+            code = main(command)
+            said = capsys.readouterr().err
+            assert code in (0, 1, 2), command
+            assert code != 2 or str(sets) in said, f"{command[0]} where {key} of {name} is {junk!r:.40}: {said}"
         shutil.rmtree(sets)
 
 

@@ -253,7 +253,7 @@ def test_torn_last_sample_is_left_for_later(small_set):
     ("{broken", "samples.jsonl:11"),
     ('{"problem_id": "zz", "draw": 0}', "zz"),
     ('{"problem_id": "p0", "draw": "x"}', "integer draw"),
-    ('{"problem_id": "p0", "draw": 9, "text": 5}', "text must be a string"),
+    ('{"problem_id": "p0", "draw": 9, "text": 5}', "text should be of type str, not int"),
     ("[" * 100_000, "samples.jsonl:11"),
 ])  # fmt: skip
 def test_malformed_lines_are_named(small_set, line, reason):

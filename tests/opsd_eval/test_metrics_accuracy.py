@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import itertools
 import math
+import time
 from collections import Counter
 
 import numpy as np
 import pytest
 
-from opsd_eval.metrics import FAMILIES, PAIR_METRICS, SET_PAIR_METRICS, expand_metrics, find_metric
+from opsd_eval.metrics import FAMILIES, PAIR_METRICS, SET_PAIR_METRICS, default_metrics, expand_metrics, find_metric
 from opsd_eval.metrics.accuracy import (
     g_pass_at_k_value,
     majority_curve,
     pass_at_k_value,
     pass_hat_k_value,
     powers,
+    sampled_majority,
 )
 from opsd_eval.records import Problem, Sample
 
@@ -87,6 +89,24 @@ def test_majority_of_many_draws_is_quick_and_a_probability():
     curve = majority_curve(90, (60, 20, *[1] * 50), 36)
     assert len(curve) == 256 and all(0 <= value <= 1 for value in curve) and curve[-1] == pytest.approx(1.0)
     assert curve[0] == pytest.approx(90 / 256)
+
+
+@pytest.mark.parametrize(("right", "wrong", "none"), [(120, (100, 40), 40), (60, (60,) * 3, 60), (0, (300,), 0), (1, (1,) * 299, 0)])
+def test_majority_by_sampled_subsets_is_the_exact_one_within_its_error(right, wrong, none):
+    curve = majority_curve(right, wrong, none)
+    for k in (1, 2, 16, 150, 300):
+        assert sampled_majority(right, wrong, none, k) == pytest.approx(curve[k - 1], abs=0.025), k  # 3 standard errors
+    assert sampled_majority(right, wrong, none, 300) == pytest.approx(curve[-1])
+    assert sampled_majority(right, wrong, none, 1) == curve[0]
+
+
+def test_thousands_of_draws_take_seconds():
+    """Exact votes take the cube of the draws: seconds at 1,000, hours at 4,000."""
+    samples = draws([True, False, False, True] * 1000, [None, "1", "2", None] * 1000)
+    started = time.process_time()
+    values = {metric.name: metric(PROBLEM, samples) for metric in default_metrics(len(samples))}
+    assert time.process_time() - started < 30
+    assert values["maj@1"] == 0.5 and values["maj@4000"] == 1.0 and 0.5 < values["maj@4"] < 0.7
 
 
 def test_votes_go_by_canonical_answer_and_ungraded_draws_are_left_out():
