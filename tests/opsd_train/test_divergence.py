@@ -90,6 +90,19 @@ def test_reversal_of_the_two_kls(name):
     assert torch.allclose(value(name, target, student), value(other, student, target))
 
 
+@pytest.mark.parametrize("weight", [0.2, 0.5])
+def test_a_tiny_divergence_keeps_its_digits_in_float32(weight):
+    """1e-9 nats, where log(λ·e^d + 1 − λ) rounds each entry by 6e-8 and log1p(λ·expm1(d)) does not."""
+    generator = torch.Generator().manual_seed(2)
+    one = torch.randn((5, 400), generator=generator, dtype=torch.float64)
+    other = one + 1e-4 * torch.randn((5, 400), generator=generator, dtype=torch.float64)
+    target, student = (torch.log_softmax(x, -1) for x in (one, other))
+    exact = token_divergence(target, student, Divergence("jsd", weight)).value
+    ratio = (target - student).float()  # from log-probabilities in float32 the difference itself would be rounded
+    found = token_divergence((student.float() + ratio), student.float(), Divergence("jsd", weight)).value
+    assert exact.max() < 3e-9 and torch.allclose(found.double(), exact, rtol=0.5, atol=2e-9)
+
+
 @pytest.mark.parametrize("name", DIVERGENCES)
 def test_impossible_tokens_are_defined(name):
     target, student = (torch.log_softmax(x, -1) for x in torch.randn(2, 3, V, dtype=torch.float64))

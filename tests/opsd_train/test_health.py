@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -133,6 +134,26 @@ def test_an_overflow_stops_before_the_update_and_names_problems(config, tmp_path
     with pytest.raises(Unhealthy, match=r"step 1: the loss is not finite on problems hunch"):
         train(config, tmp_path / "other")
     assert checkpoint.checkpoint_steps(tmp_path / "other") == [0]
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_is_a_fault_even_where_its_gradient_is(config, loss):
+    session = SimpleNamespace(config=config)
+    assert trainer.find_fault(session, {"loss": 1.0, "grad_norm": 1.0}, [], []) == ""
+    assert "the loss is not finite on problems p7" in trainer.find_fault(session, {"loss": loss, "grad_norm": 1.0}, ["p7"], [])
+
+
+def test_a_step_that_was_not_made_leaves_the_random_state_of_before_it(config, tmp_path, monkeypatch):
+    """Its dropout has been drawn already: going on from there would train another run."""
+    dropout = with_(config, "--model.tuning lora --model.lora_rank 4 --model.lora_dropout 0.5 --optim.steps 3")
+    real, norms = trainer.gradient_norm, []
+    monkeypatch.setattr(trainer, "gradient_norm", lambda s: norms.append(real(s)) or (math.inf if len(norms) == 2 else norms[-1]))
+    with pytest.raises(Unhealthy, match="step 2: the gradient is not finite"):
+        train(dropout, tmp_path / "cut")
+    train(dropout, tmp_path / "cut", resume=True)
+    monkeypatch.undo()
+    train(dropout, tmp_path / "whole")
+    assert log_rows(tmp_path / "cut") == log_rows(tmp_path / "whole")
 
 
 def test_an_infinite_gradient_of_a_finite_loss_stops_before_the_update(config, tmp_path, monkeypatch):

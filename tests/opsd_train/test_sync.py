@@ -9,6 +9,7 @@ import torch
 from opsd_train import sync, trainer
 from opsd_train.config import apply_overrides
 from opsd_train.policy import load_policy, load_tokenizer
+from opsd_train.rollouts import Rollout
 from opsd_train.stopping import Unhealthy
 from opsd_train.sync import AdapterSync, make_sampler
 from opsd_train.trainer import train
@@ -86,6 +87,17 @@ def test_a_process_without_a_token_hides_no_gap(config, tmp_path, monkeypatch, g
     monkeypatch.setattr(trainer, "gather_object", lambda mine: list(gaps) if isinstance(mine[0], float) else mine)
     with pytest.raises(Unhealthy, match=f"by {worst:g} nats a token"):
         train(apply_overrides(config, ["--rollout.check_every", "1", "--rollout.check_bound", "0.5"]), tmp_path)
+
+
+def test_log_probabilities_that_are_too_few_are_an_error(config):
+    from opsd_train.diagnosis import engine_gap
+
+    tokenizer = load_tokenizer(config.model)
+    policy = load_policy(config.model, config.method, tokenizer, seed=0)
+    prompts = {role: [5, 6, 7] for role in ("student", "teacher", "reference", "base")}
+    assert math.isnan(engine_gap(policy, [Rollout("p", 0, (), prompts, "stop", "", ())]))
+    with pytest.raises(ValueError, match="1 log-probabilities for 2 sampled tokens"):
+        engine_gap(policy, [Rollout("p", 0, (8, 9), prompts, "stop", "", (-1.0,))])
 
 
 def test_full_fine_tuning_and_too_large_ranks_are_refused(config, tmp_path):

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from opsd_train.targets import TARGETS, TargetParams, get_target, normalise
+from opsd_train.targets import RATIO_LIMIT, TARGETS, TargetParams, get_target, log_ratio, normalise
 
 T, V = 12, 40
 ROLES = ("teacher", "reference", "base")
@@ -177,6 +177,15 @@ def test_no_clip_lets_through_what_the_clip_stops():
     assert gain["purified"] < 20.0
 
 
+def test_ratios_of_impossible_tokens_by_hand():
+    """−inf − −inf is 0; one −inf is the limit, not ∞; a NaN stays."""
+    inf, nan = math.inf, math.nan
+    above, below = torch.tensor([[-inf, -inf, -3.0, -2e5, nan, -300.0]]), torch.tensor([[-inf, -3.0, -inf, -1.0, -1.0, -450.0]])
+    found = log_ratio(above, below)
+    assert found[0, [0, 1, 2, 3, 5]].tolist() == [0.0, -RATIO_LIMIT, RATIO_LIMIT, -RATIO_LIMIT, 150.0] and found[0, 4].isnan()
+    assert above[0, 0] == -inf, "the inputs stay as they are"
+
+
 def test_one_sided_impossible_tokens_are_defined():
     given = {role: value.clone() for role, value in GIVEN.items()}
     given["teacher"][0, 3] = -math.inf
@@ -264,6 +273,32 @@ def test_credited_moves_towards_the_teacher_only_where_this_paid():
     step = 10 / 50 * (-0.5) * (0.1 / 0.6 - 1)
     expected = 0.6 + step * (0.1 - 0.6)
     assert float(fork(sampled=0, advantage=-0.5, beta=50.0)[0]) == pytest.approx(expected)
+
+
+def test_credited_counts_a_token_that_the_student_hardly_says_at_most_fourfold():
+    """gain 20 − 1 is capped at 4, so a verdict of .01 moves by 10 · .01 · 4 = .4 of the way."""
+    student, teacher, base = (torch.tensor([p]).log() for p in ([0.04, 0.96], [0.8, 0.2], [0.5, 0.5]))
+    given = {"student": student, "teacher": teacher, "base": base, "outcome": torch.tensor([[0.01, 0.0]])}
+    assert torch.allclose(combine("credited", given).exp(), torch.tensor([[0.62, 0.38]]), atol=1e-5)
+
+
+@pytest.mark.parametrize("role", ["teacher", "base", "student"])
+def test_credited_hides_no_nan_of_a_token_that_the_base_would_not_say(role):
+    given = {name: torch.tensor([[0.6, 0.399, 0.001]]).log() for name in ("student", "teacher", "base")}
+    given = {**given, role: given[role].clone(), "outcome": torch.tensor([[0.1, 0.0, 0.0]])}
+    given[role][0, 2] = math.nan
+    assert combine("credited", given).isnan().any()
+
+
+def test_ad_opsd_is_defined_where_teacher_and_base_share_no_token():
+    """Rounding puts their distance at 1 + 1e-7, and log(1 − that) would be NaN."""
+    logits = torch.randn((400, 200), generator=torch.Generator().manual_seed(1))
+    teacher, base = logits.clone(), logits.clone()
+    teacher[:, ::2], base[:, 1::2] = -math.inf, -math.inf
+    given = {"student": torch.zeros(400, 200), "teacher": teacher, "base": base}
+    given = {role: torch.log_softmax(value, dim=-1) for role, value in given.items()}
+    out = combine("ad_opsd", given)
+    assert not out.isnan().any() and torch.allclose(out.exp(), given["base"].exp(), atol=1e-5)
 
 
 def test_credited_never_teaches_what_the_base_would_not_say():
