@@ -202,6 +202,9 @@ class ServerEngine:
             raise BadAnswer("an answer to another prompt")
         ids, reason = self._ids(choice["token_ids"], sampling), choice.get("finish_reason")
         room = (self.context_length or 10**9) - len(request.prompt_ids)
+        if len(ids) > room:
+            left = f"where the stated context of {self.context_length} leaves {max(room, 0)}"
+            raise BadAnswer(f"{len(ids)} tokens {left}")
         if reason not in ("stop", "length") or (reason == "length" and len(ids) < min(sampling.max_new_tokens, room)):
             raise BadAnswer(f"an unfinished answer: {len(ids)} tokens, finish_reason {str(reason)[:40]!r}")
         stated = {ids[-1]} & self._may_end if choice.get("stop_reason") == ids[-1] else set()

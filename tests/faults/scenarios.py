@@ -6,7 +6,7 @@ import hashlib
 import json
 import random
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,21 +65,19 @@ def without(row: dict[str, Any], *names: str) -> dict[str, Any]:
 # --- what commands start from -----------------------------------------------------------------------------
 
 
-def made_up_rows(n: int, draws: int, *, seed: int = 0) -> list[dict[str, Any]]:
-    """Rows of a generic log, some of whose answers need the algebra system."""
+def made_up_rows(n: int, draws: int, *, seed: int = 0) -> Iterator[dict[str, Any]]:
+    """Rows of a generic log, some of whose answers need the algebra system; one at a time, as there may be millions."""
     rng = random.Random(seed)
-    rows = []
     for i in range(n):
         top, bottom = rng.randrange(1, 40), rng.randrange(2, 9)
         for draw in range(draws):
             answer = rng.choice([f"\\frac{{{2 * top}}}{{{2 * bottom}}}", f"{top}/{bottom}", str(top), "x"])
             words = " ".join(rng.choice(["so", "wait", "then", "check", f"{top} + {draw} = {top + draw}."])
                              for _ in range(60))  # fmt: skip
-            rows.append({
+            yield {
                 "problem_id": f"p{i:05d}", "question": f"What is {top} divided by {bottom}?",
                 "answer": f"\\frac{{{top}}}{{{bottom}}}", "draw": draw, "text": f"{words} \\boxed{{{answer}}}",
-            })  # fmt: skip
-    return rows
+            }  # fmt: skip
 
 
 def write_log(path: Path, n: int, draws: int) -> None:
@@ -87,7 +85,7 @@ def write_log(path: Path, n: int, draws: int) -> None:
 
 
 def made_up_set(out: Path, n: int, draws: int, *, seed: int = 0) -> None:
-    rows = made_up_rows(n, draws, seed=seed)
+    rows = list(made_up_rows(n, draws, seed=seed))
     records.write_run(out, records.RunRecord(name=out.name, kind="samples"))
     firsts = {row["problem_id"]: row for row in rows}
     records.write_problems(

@@ -29,7 +29,7 @@ class _Server(ThreadingHTTPServer):
 class FakeServer:
     """Plays a list of failures, one for each request for a completion, then answers honestly."""
 
-    def __init__(self, failures=(), models=("tiny",), always=None, port=0):
+    def __init__(self, failures=(), models=("tiny",), always=None, port=0, context=100):
         self.failures, self.always, self.bodies, self.headers, self.commands = list(failures), always, [], [], []
         self.models = set(models)
         self.lock = threading.Lock()
@@ -39,7 +39,7 @@ class FakeServer:
             protocol_version = "HTTP/1.0"
 
             def do_GET(self):
-                self.reply({"data": [{"id": name, "max_model_len": 100} for name in fake.models]})
+                self.reply({"data": [{"id": name, "max_model_len": context} for name in fake.models]})
 
             def do_POST(self):
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))

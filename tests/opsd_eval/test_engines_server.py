@@ -3,7 +3,7 @@ import time
 
 import pytest
 from engine_fixtures import byte_tokenizer, tiny_model
-from fake_server import FAILURES, FakeServer, good, without_ids
+from fake_server import FAILURES, FakeServer, changed, good, without_ids
 
 from opsd_eval.engines import Request, Sampling, load_engine
 from opsd_eval.engines.server import ServerEngine
@@ -86,6 +86,17 @@ def test_wrong_names_and_servers_without_token_ids_end_at_once(tokenizer_folder)
     refusal = lambda handler, body: handler.reply("bad request", status=400)  # noqa: E731
     with FakeServer(always=refusal) as fake, pytest.raises(ValueError, match=r"HTTP 400 .*bad request"):
         run(engine_for(fake, tokenizer_folder))
+
+
+def test_a_context_that_would_hold_not_even_the_prompt_excuses_no_half_answer(honest, tokenizer_folder):
+    """A server that states a context of 4 tokens could call every cut answer as long as there was room for."""
+    half = lambda handler, body: changed(  # noqa: E731
+        token_ids=good(body)["choices"][0]["token_ids"][:3], finish_reason="length", logprobs={"token_logprobs": [-0.5] * 3}
+    )(handler, body)
+    with FakeServer(always=half, context=4) as fake, pytest.raises(ValueError, match="context of 4 leaves 1"):
+        run(engine_for(fake, tokenizer_folder, attempts=2))
+    with FakeServer(context=11) as fake:  # which holds a prompt of 3 and 8 tokens exactly
+        assert run(engine_for(fake, tokenizer_folder)) == honest
 
 
 def test_one_answer_without_token_ids_among_good_ones_is_asked_for_again(honest, tokenizer_folder):

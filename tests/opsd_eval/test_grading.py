@@ -294,10 +294,10 @@ HOSTILE = [
 
 @pytest.mark.parametrize("text", HOSTILE, ids=lambda text: repr(text[:12]))
 def test_hostile_text_is_graded_in_bounded_time(text):
-    started = time.monotonic()
+    started = time.process_time()
     sample = graded(text)
     assert sample.outcome in ("loop", "no_answer", "wrong", "off_language", "right")
-    assert time.monotonic() - started < 10
+    assert time.process_time() - started < 10
     json.dumps(sample.answer_strict)
 
 

@@ -126,7 +126,11 @@ def test_autocast_of_the_passes_rounds_no_logit(config, monkeypatch):
     rollouts = [Rollout(p.problem_id, 0, ids, data.prompts[p.problem_id], "stop", "") for p in data.problems[:3]]
     batch = frozen_batch(policy, rollouts, ["teacher", "reference", "base"])
     fixed = completion_hidden(policy.model, batch.prompts("student"), batch.completions).detach()
-    found = []
+    heads, states = policy.heads(list(batch.frozen_hidden)), fixed.clone().requires_grad_()
+    weights = objective.token_weights("entropy_top20", [len(ids)] * 3, states, heads["student"])
+    plain = chunked_loss({**batch.frozen_hidden, "student": states}, heads, method=Method("purified"), n_tokens=6, weights=weights)
+    plain.loss.backward()
+    found = [(plain.loss.detach(), states.grad, *plain.stats.values())]
     for enabled in (False, True):
         states = fixed.clone().requires_grad_()
         monkeypatch.setattr(objective, "completion_hidden", lambda *a, states=states, **k: states)
@@ -135,7 +139,8 @@ def test_autocast_of_the_passes_rounds_no_logit(config, monkeypatch):
             loss, stats = compute(policy.model)
         loss.backward()
         found.append((loss.detach(), states.grad, *stats.values()))
-    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True)) and found[0][1].abs().sum() > 0
+    assert all(torch.equal(one, other) for one, other in zip(*found[:2], strict=True)) and found[0][1].abs().sum() > 0
+    assert all(torch.equal(one, other) for one, other in zip(*found[1:], strict=True))
 
 
 def test_entropies_and_distances_of_the_diagnosis(given):
