@@ -121,6 +121,10 @@ def test_no_file_of_ours_unpickles_evaluates_or_extracts():
             if isinstance(node, ast.Import | ast.ImportFrom):
                 names = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module or ""]
                 assert not UNSAFE_MODULES & {name.split(".")[0] for name in names}, path
+            if isinstance(node, ast.Call):
+                named = node.func.id if isinstance(node.func, ast.Name) else ""
+                assert named not in ("eval", "exec", "compile", "__import__"), f"{path}:{node.lineno}"
+                assert not any(k.arg == "shell" for k in node.keywords), f"{path}:{node.lineno}"
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
                 owner = node.func.value.id if isinstance(node.func.value, ast.Name) else ""
                 assert (owner, node.func.attr) not in UNSAFE_CALLS, f"{path}:{node.lineno}"
