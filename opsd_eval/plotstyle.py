@@ -5,10 +5,13 @@ from __future__ import annotations
 import io
 import itertools
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from opsd_eval.visible import visible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,6 +29,7 @@ OUTCOME_COLOURS = {
 INK, GRID = "#24292e", "#d8dce1"
 HEAD, FOOT, RIGHT = 0.32, 0.34, 0.15  # inches for the legend, the footnote, and the right edge
 MOST_ACROSS = 4
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 PAGE_SCALE = 1.5  # CSS pixels on the page for each point of the drawing
 LINESTYLES = ("-", "--", ":", "-.")
 # On the page these colours become CSS variables, so that one drawing serves light and dark.
@@ -150,11 +154,15 @@ def empty(axes: Axes, text: str = "not measured") -> None:
 
 
 def to_svg(figure: Figure) -> str:
-    """The figure as an SVG document: same bytes for the same figure, no metadata, text kept as text."""
+    """The figure as an SVG document: same bytes for the same figure, no metadata, text kept as text.
+
+    Names from a log may hold anything: what XML forbids, and what reorders a line, becomes a picture or a name.
+    """
     buffer = io.StringIO()
-    with style():
+    with style(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # only measured with it: text stays text
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-    return buffer.getvalue()
+    return _CONTROL.sub(lambda match: visible(match[0]), buffer.getvalue())
 
 
 def inline_svg(document: str, *, prefix: str) -> str:

@@ -95,3 +95,17 @@ def test_distance_is_taken_from_diagnoses_where_the_loss_did_not_score_base():
     assert with_distance(table)["kl_base"].tolist()[:2] == [0.1, 0.2]
     only = pd.DataFrame({"diagnostics.kl_from_base": [0.1]})
     assert with_distance(only)["kl_base"].tolist() == [0.1]
+
+
+def test_a_figure_is_xml_whatever_a_log_calls_its_sets(recwarn):
+    """Control characters, which XML forbids, and directional ones, in a label; glyphs no font has are no warning."""
+    import xml.etree.ElementTree as ElementTree
+
+    from opsd_eval.plotstyle import new_figure, to_svg
+
+    figure, axes = new_figure(1, 1)
+    axes[0, 0].set_title("a\x00b\x1b[31m\u202ec\u6c49")
+    text = to_svg(figure)
+    ElementTree.fromstring(text)
+    assert not {"\x00", "\x1b", "\u202e"} & set(text) and "汉" in text
+    assert not recwarn.list

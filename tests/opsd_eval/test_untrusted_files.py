@@ -51,8 +51,10 @@ def test_names_in_a_log_are_never_paths(tmp_path, name):
     assert main(["ingest", str(home / "log.jsonl"), "--out", str(home / "set"), "--format", "generic"]) == 0
     for verb in ("grade", "measure"):
         assert main([verb, str(home / "set")]) == 0
-    new = [p for p in everything(tmp_path) if not p.startswith("home/deep/set/")]
-    assert new == ["home/deep/log.jsonl"]
+    assert main(["report", str(home / "set"), "--out", str(home / "report")]) == 0
+    new = everything(tmp_path)
+    assert [p for p in new if not p.startswith(("home/deep/set/", "home/deep/report/"))] == ["home/deep/log.jsonl"]
+    assert not [p for p in new if "evil" in p or "~" in p], "a file is named after what a log says"
 
 
 def test_weights_as_pickle_are_not_loaded(tmp_path):
