@@ -58,6 +58,11 @@ def distance(log: Frame, arm: str, world: str) -> float:
     return float(here[here["step"] == here["step"].max()]["kl_base"].mean())
 
 
+def bars(row: Any) -> list[list[float]]:
+    """The error bars of one row's difference."""
+    return [[row["difference"] - row["low"]], [row["high"] - row["difference"]]]
+
+
 def figure(table: Frame, study: Study) -> Any:
     """Change of accuracy against distance, a panel a world."""
     metric = f"avg@{study.config.draws}"
@@ -69,8 +74,7 @@ def figure(table: Frame, study: Study) -> Any:
     palette, marks = colours([BASE, *arms]), markers([BASE, *arms])
     for panel, world in zip(axes[0], worlds, strict=True):
         for row in shown[shown["world"] == world].to_dict("records"):
-            bars = [[row["difference"] - row["low"]], [row["high"] - row["difference"]]]
-            panel.errorbar(row["kl_at_end"], row["difference"], yerr=bars, fmt=marks[row["arm"]],
+            panel.errorbar(row["kl_at_end"], row["difference"], yerr=bars(row), fmt=marks[row["arm"]],
                            color=palette[row["arm"]], label=row["arm"], capsize=2)  # fmt: skip
         panel.axhline(0, color=INK, linewidth=0.8, linestyle=":")
         panel.set_xscale("log")

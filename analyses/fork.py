@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from analyses.cells import find_base
-from analyses.effects import effects
+from analyses.effects import bars, effects
 from analyses.four import FROZEN, scored, word_ids
 from analyses.results import Study
 from opsd_eval import stats
@@ -86,8 +86,7 @@ def figure(table: Frame) -> Any:
     for arm in arms:
         x, y = (sides[world].loc[arm] for world in WORLDS)
         panel.errorbar(x["difference"], y["difference"], color=palette[arm], marker="o", label=arm, capsize=2,
-                       xerr=[[x["difference"] - x["low"]], [x["high"] - x["difference"]]],
-                       yerr=[[y["difference"] - y["low"]], [y["high"] - y["difference"]]])  # fmt: skip
+                       xerr=bars(x), yerr=bars(y))  # fmt: skip
         panel.annotate(arm, (x["difference"], y["difference"]), xytext=(5, 5), textcoords="offset points", fontsize=8)
     limits = 0.75
     panel.plot([-limits, limits], [limits, -limits], color=INK, linewidth=0.8, linestyle="--")

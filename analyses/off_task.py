@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from analyses.effects import effects
+from analyses.effects import bars, effects
 from analyses.results import Study
 from opsd_eval.plotstyle import INK, colours, footnote, legend, markers, new_figure
 from opsd_eval.tables import BASE, Frame
@@ -57,8 +57,3 @@ def figure(table: Frame, study: Study) -> Any:
     legend(drawn, axes[0][0])
     footnote(drawn, f"last checkpoint; bars: {study.config.level:.0%} interval across base seeds and problems")
     return drawn
-
-
-def bars(row: Any) -> list[list[float]]:
-    """The error bars of one point."""
-    return [[row["difference"] - row["low"]], [row["high"] - row["difference"]]]

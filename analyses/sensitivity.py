@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from analyses.effects import bars
 from analyses.results import Study, contrasts_of, over_bases
 from opsd_eval.plotstyle import ARM_COLOURS, INK, Room, footnote, label_room, new_figure
 from opsd_eval.tables import BASE, Frame
@@ -61,8 +62,7 @@ def figure(table: Frame, study: Study) -> Any:
         part = shown[(shown["block"] == block) & (shown["world"] == world)].reset_index(drop=True)
         for at, row in part.iterrows():
             colour = ARM_COLOURS[str(row["arm"]).partition("_")[0]]
-            panel.errorbar(row["difference"], at, xerr=[[row["difference"] - row["low"]],
-                           [row["high"] - row["difference"]]], fmt="o", color=colour, capsize=3)  # fmt: skip
+            panel.errorbar(row["difference"], at, xerr=bars(row), fmt="o", color=colour, capsize=3)
         panel.axvline(0, color=INK, linewidth=0.8, linestyle=":")
         panel.set_yticks(range(len(part)), list(part["arm"]))
         panel.invert_yaxis()

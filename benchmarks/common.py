@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -86,6 +86,34 @@ def resident(key: str) -> int:
 def forget_peak() -> None:
     """Let ``VmHWM`` count from now on."""
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
+def number(value: Any) -> str:
+    """A few digits of a number, bytes in MB."""
+    if value is None:
+        return "–"
+    if abs(value) >= 1e6:
+        return f"{value / 1e6:,.0f} M"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def rows_table(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The rows as lines of a Markdown table."""
+    lines = ["| row | ratio | lowest – highest | ours | other | floor | unit | shape |",
+             "|---|---|---|---|---|---|---|---|"]  # fmt: skip
+    for one in rows:
+        spread = "–" if one["spread"] is None else f"{number(one['spread'][0])} – {number(one['spread'][1])}"
+        cells = [f"`{one['name']}`", f"**{number(one['ratio'])}**", spread, number(one["ours"]), number(one["other"]),
+                 number(one["floor"]), one["unit"], one["shape"]]  # fmt: skip
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def between_marks(text: str, name: str, body: str) -> str:
+    """A page with ``body`` between its marks ``<!-- name:begin -->`` and ``<!-- name:end -->``."""
+    begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+    head, rest = text.split(begin)
+    return f"{head}{begin}\n{body}\n{end}{rest.split(end)[1]}"
 
 
 def exponent(sizes: Sequence[float], costs: Sequence[float]) -> float:

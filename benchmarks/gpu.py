@@ -28,7 +28,8 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from benchmarks.common import row, say
+from benchmarks.common import between_marks, in_turns, row, rows_table, say
+from benchmarks.step import fixed_length, scored
 
 HERE = Path(__file__).parent
 DEVICE = "cuda"
@@ -138,11 +139,9 @@ def loss_rows(shapes: Sequence[tuple[int, int, int]], *, rounds: int, rates: Map
             label = f"{target} T={shape[0]} V={shape[1]} D={shape[2]} bfloat16"
             for side in sides.values():  # warm up
                 gradient(side, hidden, weight, target)
-            seconds: dict[str, list[float]] = {name: [] for name in sides}
-            for number in range(rounds):
-                for name in sides if number % 2 == 0 else reversed(sides):
-                    seconds[name].append(seconds_of(partial(gradient, sides[name], hidden, weight, target)))
-            memory = {n: peak_of(partial(gradient, side, hidden, weight, target)) for n, side in sides.items()}
+            passes = {name: partial(gradient, side, hidden, weight, target) for name, side in sides.items()}
+            seconds = in_turns(passes, rounds=rounds, label=label, measure=seconds_of)
+            memory = {name: peak_of(work) for name, work in passes.items()}
             say(f"{label}: " + "  ".join(f"{n} {statistics.median(s) * 1e3:.1f} ms {memory[n] / 1e6:.0f} MB"
                                          for n, s in seconds.items()))  # fmt: skip
             few = {role: states[:16] for role, states in hidden.items()}
@@ -283,12 +282,13 @@ def step_rows(
                 say(f"{target} step {number}: {record['seconds']} loss {record['loss']:.4f} "
                     f"peak {peaks[target] / 2**30:.1f} GiB")  # fmt: skip
     found = {target: steps[1:] for target, steps in found.items()}
+    scoring = {target: [scored(step) for step in steps] for target, steps in found.items()}
     label = f"{name} shape, LoRA 64, {rollouts} rollouts of {lengths.completion} tokens, autocast {precision}"
     ending = "" if precision == "no" else f"_{precision}"
     for target, session in sessions.items():
         sheet = step_cost(session.config, shape, lengths, GPUS[gpu], utilisation=utilisation)
         parts = {"frozen": [s["frozen"] for s in found[target]], "student": [s["student"] for s in found[target]]}
-        parts["scoring"] = [s["frozen"] + s["student"] + s["optimiser"] for s in found[target]]
+        parts["scoring"] = scoring[target]
         expected = {
             "frozen": sheet.seconds["frozen"],
             "student": sheet.seconds["student"] + sheet.seconds["heads and loss"],
@@ -300,8 +300,7 @@ def step_rows(
         bytes_ = sum(sheet.train_bytes.values())
         rows.append(row(f"gpu_{target}_scoring_memory_vs_sheet{ending}", [peaks[target]], [bytes_], "bytes", floor=None,
                         shape=label))  # fmt: skip
-    scored = {t: [s["frozen"] + s["student"] + s["optimiser"] for s in found[t]] for t in found}
-    rows.append(row(f"gpu_purified_step_vs_standard_without_rollouts{ending}", scored["purified"], scored["standard"],
+    rows.append(row(f"gpu_purified_step_vs_standard_without_rollouts{ending}", scoring["purified"], scoring["standard"],
                     "seconds", floor=None, shape=label))  # fmt: skip
     if sampled:
         rows += sampling_rows(policy, shape, lengths, gpu=gpu, utilisation=utilisation, label=name)
@@ -326,34 +325,32 @@ def sampling_rows(
     policy.model.eval()
 
     def ours() -> None:
-        with mock.patch("opsd_eval.engines.transformers_engine.end_ids", return_value=[]):
+        with fixed_length():
             assert sum(len(c.token_ids) for c in engine.generate(requests, sampling=sampling)) == rows * new
 
     def generate() -> None:
         with torch.inference_mode():
-            found = policy.model.generate(
+            made = policy.model.generate(
                 input_ids=prompts, attention_mask=torch.ones_like(prompts), do_sample=True, temperature=1.1, top_p=0.95,
                 top_k=20, max_new_tokens=new, pad_token_id=0,
             )  # fmt: skip
-        assert found.shape[1] == lengths.question + new
+        assert made.shape[1] == lengths.question + new
 
     for work in (ours, generate):
         work()
-    mine, theirs = [], []
-    for _ in range(2):
-        mine.append(seconds_of(ours))
-        theirs.append(seconds_of(generate))
+    found = in_turns({"ours": ours, "generate": generate}, rounds=2, label="sampling", measure=seconds_of)
+    mine = found["ours"]
     device = GPUS[gpu]
     stored = 2 * (shape.parameters - (0 if shape.tied else shape.hidden * shape.vocabulary))  # embeddings are looked up
     cache = 2 * 2 * shape.layers * shape.kv_heads * shape.head_dim * rows * (lengths.question + new / 2)
     floor = new * (stored + cache) / device.bandwidth
     text = f"{label} shape: {rows} rows of {new} tokens after {lengths.question}, LoRA 64"
     return [
-        row("gpu_sampling_seconds_vs_transformers_generate", mine, theirs, "seconds", floor=floor, shape=text),
-        row(
-            "gpu_sampling_seconds_vs_sheet", mine, [floor / utilisation] * len(mine), "seconds", floor=floor, shape=text
-        ),
-    ]
+        row(f"gpu_sampling_seconds_vs_{other}", mine, theirs, "seconds", floor=floor, shape=text)
+        for other, theirs in (
+            ("transformers_generate", found["generate"]), ("sheet", [floor / utilisation] * len(mine))
+        )
+    ]  # fmt: skip
 
 
 # --- tables ----------------------------------------------------------------------------------------------------
@@ -361,20 +358,12 @@ def sampling_rows(
 
 def table(document: Mapping[str, Any]) -> str:
     """The rows of ``results-gpu.json`` as Markdown."""
-    from benchmarks.run import number
-
     rates = document["rates"]
-    lines = [
+    card = (
         f"One {document['gpu']}, torch {document['torch']}: {rates['bfloat16'] / 1e12:.0f} TFLOP/s of a large bfloat16 "
-        f"product, {rates['float32'] / 1e12:.0f} float32, {rates['bytes'] / 1e12:.2f} TB/s of a copy.", "",
-        "| row | ratio | lowest – highest | ours | other | floor | unit | shape |", "|---|---|---|---|---|---|---|---|",
-    ]  # fmt: skip
-    for found in document["rows"]:
-        cells = [f"`{found['name']}`", f"**{number(found['ratio'])}**",
-                 f"{number(found['spread'][0])} – {number(found['spread'][1])}", number(found["ours"]),
-                 number(found["other"]), number(found["floor"]), found["unit"], found["shape"]]  # fmt: skip
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        f"product, {rates['float32'] / 1e12:.0f} float32, {rates['bytes'] / 1e12:.2f} TB/s of a copy."
+    )
+    return "\n".join([card, "", *rows_table(document["rows"])])
 
 
 def page(text: str, document: Mapping[str, Any]) -> str:
@@ -383,11 +372,7 @@ def page(text: str, document: Mapping[str, Any]) -> str:
     from opsd_train.recipes import RECIPES
 
     sheet = cost_sheet(RECIPES[RECIPE.format(target="purified")]())
-    for name, body in (("measured", table(document)), ("sheet", f"```\n{sheet}\n```")):
-        head, rest = text.split(f"<!-- {name}:begin -->")
-        end = f"<!-- {name}:end -->"
-        text = f"{head}<!-- {name}:begin -->\n{body}\n{end}{rest.split(end)[1]}"
-    return text
+    return between_marks(between_marks(text, "measured", table(document)), "sheet", f"```\n{sheet}\n```")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

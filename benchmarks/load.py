@@ -25,11 +25,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from benchmarks.common import between_marks
 from tests.faults.scenarios import made_up_rows
 
 ROOT = Path(__file__).parent.parent
 KEPT, PAGE = ROOT / "benchmarks" / "load.json", ROOT / "docs" / "reliability.md"
-BEGIN, END = "<!-- load:begin -->", "<!-- load:end -->"
 DRAWS = 8
 VERBS = ("ingest", "grade", "measure", "compare")
 
@@ -141,8 +141,7 @@ def keep(rows: Sequence[dict[str, Any]]) -> None:
     kept = [row for row in old if row["samples"] != rows[0]["samples"]] + [{**row, "day": day} for row in rows]
     kept.sort(key=lambda row: row["samples"])
     KEPT.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
-    head, rest = PAGE.read_text(encoding="utf-8").split(BEGIN)
-    PAGE.write_text(f"{head}{BEGIN}\n{table(kept)}\n{END}{rest.split(END)[1]}", encoding="utf-8")
+    PAGE.write_text(between_marks(PAGE.read_text(encoding="utf-8"), "load", table(kept)), encoding="utf-8")
 
 
 def main() -> int:

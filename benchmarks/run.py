@@ -24,9 +24,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.common import between_marks, number, rows_table
+
 HERE = Path(__file__).parent
 SCRIPTS = ("step", "trl_step", "sampling", "evaluation", "loss", "growth")
-BEGIN, END = "<!-- table:begin -->", "<!-- table:end -->"
 
 
 def machine() -> str:
@@ -46,26 +47,11 @@ def rows_of(script: str, *, quick: bool) -> list[dict[str, Any]]:
     return json.loads(done.stdout)
 
 
-def number(value: Any) -> str:
-    """A few digits of a number, bytes in MB."""
-    if value is None:
-        return "–"
-    if abs(value) >= 1e6:
-        return f"{value / 1e6:,.0f} M"
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
-
-
 def table(document: Mapping[str, Any]) -> str:
     """Markdown: one line a row, grouped by script."""
     lines = [f"Measured on {document['machine']}.", ""]
     for script in dict.fromkeys(row["script"] for row in document["rows"]):
-        lines += [f"**{script}**", "", "| row | ratio | lowest – highest | ours | other | floor | unit | shape |",
-                  "|---|---|---|---|---|---|---|---|"]  # fmt: skip
-        for row in (row for row in document["rows"] if row["script"] == script):
-            spread = "–" if row["spread"] is None else f"{number(row['spread'][0])} – {number(row['spread'][1])}"
-            cells = [f"`{row['name']}`", f"**{number(row['ratio'])}**", spread, number(row["ours"]),
-                     number(row["other"]), number(row["floor"]), row["unit"], row["shape"]]  # fmt: skip
-            lines.append("| " + " | ".join(cells) + " |")
+        lines += [f"**{script}**", "", *rows_table(row for row in document["rows"] if row["script"] == script)]
         lines.append("")
     return "\n".join(lines)
 
@@ -83,11 +69,8 @@ def parts_table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def write_table(document: Mapping[str, Any], readme: Path) -> None:
     """Put the table between its marks."""
-    text = readme.read_text(encoding="utf-8")
-    head, rest = text.split(BEGIN)
-    tail = rest.split(END)[1]
     body = "\n".join([table(document), parts_table(document["rows"])]).rstrip()
-    readme.write_text(f"{head}{BEGIN}\n{body}\n{END}{tail}", encoding="utf-8")
+    readme.write_text(between_marks(readme.read_text(encoding="utf-8"), "table", body), encoding="utf-8")
 
 
 def merged(old: Sequence[Mapping[str, Any]], new: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

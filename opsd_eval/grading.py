@@ -89,8 +89,9 @@ def grade_problem_text(problem: Problem, text: str | None) -> Grade:
 
 def _any_right(accepted: list[Any], answer: str) -> bool:
     """Whether an answer equals one of those accepted; only the first 64 go on to the algebra system, at 1.5 s each."""
-    exact = [compare_exactly(str(one), answer) for one in accepted]
-    return any(exact) or any(answers_equal(str(one), answer) for one in accepted[:ALTERNATIVES])
+    return any(compare_exactly(str(one), answer) for one in accepted) or any(
+        answers_equal(str(one), answer) for one in accepted[:ALTERNATIVES]
+    )
 
 
 def _gym_right(problem: Problem, answer: str) -> bool | None:

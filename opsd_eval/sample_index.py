@@ -140,8 +140,8 @@ def _read_problem(
             raise ValueError(f"{samples.name}: problem {row['problem_id']!r} has draw {draw} twice")
         mark = marks.get(draw, {})
         values: dict[str, Any] = {key: row.get(key) for key in SAMPLE_KEYS}
-        values.update((key, mark.get(key)) for key in GRADE_KEYS[2:])
         check_types(values, samples.name)
+        values.update((key, mark.get(key)) for key in GRADE_KEYS[2:])
         found[draw] = Sample(**values)
     return tuple(found[draw] for draw in sorted(found))
 

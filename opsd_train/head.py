@@ -143,20 +143,27 @@ def bfloat16_terms(values: Tensor) -> list[Tensor]:
     return [large, (values - large).to(torch.bfloat16)]
 
 
-def _add_product(one: Tensor, other: Tensor, *, out: Tensor, first: bool) -> None:
-    """``out`` (float32) = or, after the first, += one @ other of bfloat16 factors, with float32 sums."""
-    if first:
-        torch.mm(one, other, out_dtype=torch.float32, out=out)
-    else:
+def _half_product(one: Tensor, other: Tensor, *, out: Tensor, add: bool) -> None:
+    """``out`` (float32) = or += one @ other of bfloat16 factors, with float32 sums."""
+    if add:
         torch.addmm(out, one, other, out_dtype=torch.float32, out=out)
+    else:
+        torch.mm(one, other, out_dtype=torch.float32, out=out)
+
+
+def _product(one: Tensor, other: Tensor, *, out: Tensor, add: bool = False) -> Tensor:
+    """``out`` (float32) = or += one @ other on the tensor cores; ``other`` is bfloat16, ``one`` its terms' sum."""
+    for term in bfloat16_terms(one):
+        _half_product(term, other, out=out, add=add)
+        add = True
+    return out
 
 
 def project(hidden: Tensor, head: Head, *, out: Tensor) -> Tensor:
     """Logits (C, V) of hidden states (C, D) over the real vocabulary, written into ``out``."""
     hidden, weight = hidden.detach(), head.weight.detach()
     if on_tensor_cores(weight, out.dtype):
-        for i, term in enumerate(bfloat16_terms(hidden)):
-            _add_product(term, weight[: head.size].T, out=out, first=i == 0)
+        _product(hidden, weight[: head.size].T, out=out)
     else:
         hidden = hidden.to(out.dtype)
         for rows, panel in _panels(head, out.dtype):
@@ -192,9 +199,7 @@ def project_back(grad_logits: Tensor, head: Head) -> Tensor:
     weight = head.weight.detach()
     if on_tensor_cores(weight, grad_logits.dtype):
         found = grad_logits.new_empty((grad_logits.shape[0], weight.shape[1]))
-        for i, term in enumerate(bfloat16_terms(grad_logits)):
-            _add_product(term, weight[: head.size], out=found, first=i == 0)
-        return found
+        return _product(grad_logits, weight[: head.size], out=found)
     total = None
     for rows, panel in _panels(head, grad_logits.dtype):
         part = grad_logits[:, rows] @ panel
@@ -207,8 +212,7 @@ def add_head_gradient(grad_logits: Tensor, hidden: Tensor, *, weight: Tensor | N
     """Add one block's gradient to the buffers of the head's weight (≥ V, D) and bias (≥ V,), where given."""
     size, hidden = grad_logits.shape[1], hidden.detach()
     if weight is not None and on_tensor_cores(hidden, weight.dtype):
-        for term in bfloat16_terms(grad_logits):
-            _add_product(term.T, hidden, out=weight[:size], first=False)
+        _product(grad_logits.T, hidden, out=weight[:size], add=True)
     elif weight is not None:
         weight[:size].addmm_(grad_logits.T, hidden.to(grad_logits.dtype))
     if bias is not None:

@@ -155,8 +155,7 @@ def train_step(session: Session, step: int) -> tuple[dict[str, Any], str]:
         clock("student")
 
     grad_norm = gradient_norm(session)
-    row = {"step": step + 1, **sums.row(accelerator.reduce, device=accelerator.device),
-           "grad_norm": grad_norm,
+    row = {"step": step + 1, **sums.row(accelerator.reduce, device=accelerator.device), "grad_norm": grad_norm,
            "lr": learning_rate(step, config.optim), "problems": len({r.problem.problem_id for r in rows}),
            "processes": accelerator.num_processes, **diagnosis}  # fmt: skip
     fault = find_fault(session, row, sums.bad_problems, rollouts)

@@ -9,7 +9,7 @@ from collections import Counter
 
 from opsd_eval.records import Problem
 from opsd_eval.testbed.chains import Chain
-from opsd_eval.testbed.worlds import SPLITS, SWEEP, WORLDS, sample_canonical, world
+from opsd_eval.testbed.worlds import ALL_WORLDS, SPLITS, sample_canonical, world
 
 _DRAWS = 4000
 
@@ -37,7 +37,7 @@ def chance(problem: Problem, k: int) -> float:
 
 def is_testbed(problem: Problem) -> bool:
     """Whether the problem comes from a testbed world, by its benchmark's name."""
-    return problem.benchmark.startswith("testbed.") and problem.benchmark.split(".")[1] in {**WORLDS, **SWEEP}
+    return problem.benchmark.startswith("testbed.") and problem.benchmark.split(".")[1] in ALL_WORLDS
 
 
 def _world_of(problem: Problem) -> str:

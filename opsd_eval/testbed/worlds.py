@@ -56,11 +56,12 @@ WORLDS = {
     ),
 }
 SWEEP = {f"hunch_{tag}": _hunch(tag) for tag in DESIGN.recovery if f"hunch_{tag}" not in WORLDS}
+ALL_WORLDS = {**WORLDS, **SWEEP}
 
 
 def world(name: str) -> World:
     """The world of that name; the recovery sweep's further hunch worlds count too."""
-    return lookup("testbed world", name, {**WORLDS, **SWEEP})
+    return lookup("testbed world", name, ALL_WORLDS)
 
 
 def sample_canonical(rng: random.Random, family: str, kind: str) -> Canonical:
