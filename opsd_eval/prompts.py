@@ -8,7 +8,9 @@ close the user's turn nor open another.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from opsd_eval.names import lookup
@@ -93,18 +95,18 @@ def chat_prompt_ids(
     then the text is encoded in pieces that cut each such token in two. ``thinking`` is the template's
     ``enable_thinking`` and is passed only when it is not ``None``. No chat template: ``ValueError``.
     """
-    parts = _shell(tokenizer, thinking)
+    shell = _shell(tokenizer, thinking, _template_source(tokenizer), len(tokenizer))
     guarded = control_token_ids(tokenizer)
     if str(tokenizer.unk_token) not in user_text:  # any unknown word becomes this token
         guarded = {i: token for i, token in guarded.items() if i != tokenizer.unk_token_id}
     ids = list(_template(tokenizer, user_text, thinking, tokenize=True))
-    if _count(ids, guarded) == sum(_count(_encode(tokenizer, part), guarded) for part in parts):
+    if _count(ids, guarded) == sum(_count(part, guarded) for part in shell):
         return ids
     text = user_text if _keeps_outer_spaces(tokenizer, thinking) else user_text.strip()
     message = _plain_ids(tokenizer, text, guarded)
-    ids = _encode(tokenizer, parts[0])
-    for part in parts[1:]:
-        ids += message + _encode(tokenizer, part)
+    ids = list(shell[0])
+    for part in shell[1:]:
+        ids += message + list(part)
     return ids
 
 
@@ -136,22 +138,25 @@ def _plain_ids(tokenizer: PreTrainedTokenizerBase, text: str, guarded: dict[int,
     return ids
 
 
-def _shell(tokenizer: PreTrainedTokenizerBase, thinking: bool | None) -> list[str]:
-    """The rendered template around the user's text."""
+@lru_cache(maxsize=8)
+def _shell(
+    tokenizer: PreTrainedTokenizerBase, thinking: bool | None, template: str, size: int
+) -> tuple[tuple[int, ...], ...]:
+    """Token ids of what the template writes around the user's text; another template or more tokens are read anew."""
     parts = _render(tokenizer, _MARK, thinking).split(_MARK)
     if len(parts) < 2:
         raise ValueError(
             f"the chat template of {tokenizer.name_or_path!r} leaves the user's message out; pass a tokenizer whose "
             "template prints messages of the role 'user'"
         )
-    return parts
+    return tuple(tuple(_encode(tokenizer, part)) for part in parts)
 
 
 def _keeps_outer_spaces(tokenizer: PreTrainedTokenizerBase, thinking: bool | None) -> bool:
     return f" {_MARK} " in _render(tokenizer, f" {_MARK} ", thinking)
 
 
-def _count(ids: list[int], guarded: dict[int, str]) -> int:
+def _count(ids: Sequence[int], guarded: dict[int, str]) -> int:
     return sum(token_id in guarded for token_id in ids)
 
 
