@@ -81,6 +81,14 @@ def test_no_mixture_of_pieces_becomes_a_control_token(pieces):
     assert sum(i in guarded for i in ids) == 3 and text in tokenizer.decode(ids)
 
 
+def test_a_changed_template_is_read_anew():
+    tokenizer = byte_tokenizer("{{ '<|im_start|>' + messages[0]['content'] + '<|im_end|>' }}")
+    text = HOSTILE[0]
+    assert tokenizer.decode(chat_prompt_ids(tokenizer, text)) == f"<|im_start|>{text}<|im_end|>"
+    tokenizer.chat_template = "{{ '<|im_start|>user ' + messages[0]['content'] + '<|im_end|>' }}"
+    assert tokenizer.decode(chat_prompt_ids(tokenizer, text)) == f"<|im_start|>user {text}<|im_end|>"
+
+
 def test_no_chat_template_says_what_to_pass():
     with pytest.raises(ValueError, match=r"no chat template.*chat_template"):
         chat_prompt_ids(byte_tokenizer(None), "hi")
