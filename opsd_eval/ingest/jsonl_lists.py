@@ -135,7 +135,7 @@ def _question(row: Mapping[str, Any]) -> str:
 def _qwen(row: Mapping[str, Any], place: _Place) -> Item:
     question = _question(row)
     index = text_or_none(row.get("idx"))
-    name = f"{place.namer.prefix}{index}" if index is not None else place.namer(question)
+    name = f"{place.namer.prefix}{index}" if index else place.namer(question)
     answer, worked, more = gold_of(row.get("gt") if row.get("gt") not in (None, "") else row.get("answer"))
     reference = text_or_none(row.get("solution")) or worked
     texts = texts_of(row.get("code"), "code", place.log)
@@ -153,7 +153,7 @@ def _kim(row: Mapping[str, Any], place: _Place) -> Item:
     benchmark = place.task or text_or_none(row.get("data_source")) or ""
     extra: dict[str, Any] = row["extra_info"] if isinstance(row.get("extra_info"), dict) else {}
     index = text_or_none(extra.get("index")) or text_or_none(row.get("id"))
-    name = f"{benchmark}/{index}" if benchmark and index is not None else place.namer(question)
+    name = f"{benchmark}/{index}" if benchmark and index else place.namer(question)
     answer, reference, metadata = gold_of(row.get("gold_answer"))
     texts = texts_of(row.get("generated_responses"), "generated_responses", place.log)
     samples = []

@@ -197,6 +197,9 @@ class _Writer:
         from tqdm import tqdm
 
         for problem, samples in tqdm(items, desc="ingest", unit=" rows", mininterval=1.0, leave=False, disable=None):
+            if not problem.problem_id:
+                log.bad("a problem", "its id is empty")
+                continue
             known = self.problems.get(problem.problem_id)
             if known is None:
                 self.problems[problem.problem_id] = _digest(problem)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from opsd_eval.records import Problem
@@ -67,30 +67,15 @@ def sampled_rates(
     role: str = "student", split: str = "id", n: int = 100, draws: int = 4, seed: int = 0,
 ) -> dict:  # fmt: skip
     """Rates of a base's samples at temperature 1 under one role's prompt (``ROLES``)."""
-    found = [p for p in problems(world_name, split, n, seed) for _ in range(draws)]
-    return rates_of(zip(found, sample_texts(model, tokenizer, [ROLES[role](p) for p in found], seed=seed), strict=True))
+    from opsd_eval.engines.base import Request, Sampling
+    from opsd_eval.engines.transformers_engine import TransformersEngine
+    from opsd_eval.prompts import chat_prompt_ids
 
-
-def sample_texts(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, users: Sequence[str], *, seed: int, batch: int = 256
-) -> list[str]:
-    """One completion a user text, at temperature 1. Only for looking at bases: experiments use an engine."""
-    import torch
-
-    torch.manual_seed(seed)
-    texts: list[str] = []
-    for at in range(0, len(users), batch):
-        rows = [
-            tokenizer.apply_chat_template(
-                [{"role": "user", "content": u}], add_generation_prompt=True, return_dict=False
-            )
-            for u in users[at : at + batch]
-        ]
-        inputs = tokenizer.pad({"input_ids": rows}, return_tensors="pt")  # pyright: ignore[reportArgumentType]
-        with torch.no_grad():
-            out = model.generate(**inputs, do_sample=True, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=192)  # pyright: ignore[reportCallIssue]
-        texts += tokenizer.batch_decode(out[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-    return texts
+    found = {p.problem_id: p for p in problems(world_name, split, n, seed)}
+    prompts = {name: tuple(chat_prompt_ids(tokenizer, ROLES[role](p))) for name, p in found.items()}
+    requests = [Request(name, draw, ids) for name, ids in prompts.items() for draw in range(draws)]
+    drawn = TransformersEngine(model, tokenizer).generate(requests, sampling=Sampling(max_new_tokens=192, seed=seed))
+    return rates_of((found[c.problem_id], tokenizer.decode(c.token_ids, skip_special_tokens=True)) for c in drawn)
 
 
 def is_right(problem: Problem, text: str) -> bool:

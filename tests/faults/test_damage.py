@@ -42,10 +42,11 @@ def sets(measured, tmp_path):
     return tmp_path / "sets"
 
 
-def every_verb_ends_well(sets, capsys, what):
-    """No verb crashes; one that refuses names the set."""
+def every_verb_ends_well(sets, capsys, what, *, case=0):
+    """No verb crashes; one that refuses names the set. The report, which takes most of the time, sees every fifth case."""
     a, b = str(sets / "a"), str(sets / "b")
-    for command in (["audit", a], ["grade", a], ["measure", a], ["compare", a, b], ["report", a, b, "--out", str(sets / "r")]):
+    drawn = [["report", a, b, "--out", str(sets / "r")]] if case % 5 == 0 else []
+    for command in (["audit", a], ["grade", a], ["measure", a], ["compare", a, b], *drawn):
         code = main(command)
         said = capsys.readouterr().err
         assert code in (0, 1, 2), command
@@ -59,7 +60,7 @@ def test_no_verb_crashes_on_a_damaged_set(measured, tmp_path, capsys, kind):
         shutil.copytree(measured, sets)
         name = rng.choice(FILES)
         DAMAGE[kind](sets / "a" / name, rng)
-        every_verb_ends_well(sets, capsys, f"of a set with {name} {kind}")
+        every_verb_ends_well(sets, capsys, f"of a set with {name} {kind}", case=case)
         shutil.rmtree(sets)
 
 
@@ -75,14 +76,14 @@ VALUES = {
 def test_no_verb_crashes_on_a_value_of_another_type(measured, tmp_path, capsys, name, key):
     """As a hand-made set, a foreign tool or a hostile sender writes it: whole JSON, another type or none."""
     rng = random.Random(f"{name}/{key}")
-    for junk in rng.sample(JUNK, min(max(1, CASES // 4), len(JUNK))):
+    for case, junk in enumerate(rng.sample(JUNK, min(max(1, CASES // 4), len(JUNK)))):
         sets = tmp_path / "sets"
         shutil.copytree(measured, sets)
         path = sets / "a" / name
         lines = path.read_text().splitlines() if name.endswith("l") else [path.read_text()]
         lines[0] = json.dumps({**json.loads(lines[0]), key: junk})
         path.write_text("\n".join(lines) + "\n")
-        every_verb_ends_well(sets, capsys, f"where {key} of {name} is {junk!r:.40}")
+        every_verb_ends_well(sets, capsys, f"where {key} of {name} is {junk!r:.40}", case=case)
         shutil.rmtree(sets)
 
 

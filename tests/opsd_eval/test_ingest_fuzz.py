@@ -50,6 +50,16 @@ def test_foreign_entries_never_crash(form, data, tmp_path_factory):
     assert 1 <= len(stored.problems) <= 2 and report.n_samples >= 1
 
 
+@pytest.mark.parametrize("form", ROWS)
+def test_an_empty_id_is_none(form, tmp_path):
+    """A set holds no problem without a name, and a question still has one: its hash, or the entry is named as malformed."""
+    row = {key: "" if key in ("id", "idx", "problem_id", "doc_id") else value for key, value in ROWS[form].items()}
+    good = lm_eval_row(9) if form == "lm-eval" else {**row, "question": "good?", "problem": "good?"}
+    report = ingest(write_lines(tmp_path / "samples_t.jsonl", [row, good]), tmp_path / "set", form=form)
+    stored, _ = read_all(tmp_path / "set")
+    assert len(stored.problems) + report.n_malformed == 2 and all(stored.problems)
+
+
 INSPECT_LOG = json.loads((FIXTURES / "inspect" / "tiny_sums.json").read_text(encoding="utf-8"))
 INSPECT_LOG["samples"] = [{**sample, "events": []} for sample in INSPECT_LOG["samples"][:2]]
 
