@@ -134,8 +134,14 @@ def test_long_texts_are_shortened_and_say_so():
     text = report_samples.shorten("a" * 2000 + "b" * 9000 + "c" * 1000)
     assert len(text) < report_samples.MAX_CHARS + 100 and "9,000 characters left out" in text
     assert text.startswith("a" * 2000) and text.endswith("c" * 1000)
+
+
+def test_control_characters_are_pictures_and_those_of_direction_are_named():
     assert report_samples.visible("a\x00\ud800\x85\n") == "a␀��\n"
     assert report_samples.visible(None) == "(no text)"
+    directions = [chr(c) for c in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))]
+    assert report_samples.visible("".join(directions)) == "".join(f"⟨U+{ord(c):04X}⟩" for c in directions)
+    assert report_samples.visible("\x1b[31m\x7f\x9b\t") == "␛[31m��\t"
 
 
 def test_loose_sets_are_compared_with_the_first(tmp_path, make_set):

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from opsd_eval.spreadsheet import inert, original
 
-FORMULAS = ["=1+1", "+1", "-2+3", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "=cmd|' /C calc'!A0", "＝1", "'=1", "'\"a\"", "''", "'"]
+FORMULAS = ["=1+1", "+1", "-2+3", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "=cmd|' /C calc'!A0", "＝1", "'=1", "'\"a\"", "''", "'", "\u2028=1",
+            "\u2029=1", "\x85=1"]  # fmt: skip
 
 
 @pytest.mark.parametrize("text", FORMULAS)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import ast
 import shutil
+import struct
 import zipfile
+import zlib
 from pathlib import Path
 
 import pytest
 
 from opsd_eval.ingest import ingest
+from opsd_eval.ingest.archive import Archive
 
 ROOT = Path(__file__).parents[2]
 FILES = [p for folder in ("opsd_eval", "opsd_train", "analyses", "benchmarks") for p in (ROOT / folder).rglob("*.py")]
@@ -35,6 +38,39 @@ def test_an_archive_writes_nowhere_but_into_the_set(tmp_path, member):
     new = set(after) - set(before)
     assert new and all(name.startswith("home/deep/set/") for name in new)
     assert {name: after[name] for name in before} == before and not Path("/tmp/opsd-evil.json").exists()
+
+
+def zstandard_zip(path, content, *, claims=None, crc=None):
+    """A zip with one member ``m``, compressed by method 93, which the standard library cannot write."""
+    import pyarrow
+
+    packed = pyarrow.compress(content, codec="zstd", asbytes=True)
+    sizes = (zlib.crc32(content) if crc is None else crc, len(packed), len(content) if claims is None else claims, 1)
+    local = struct.pack("<4s5H3I2H", b"PK\x03\x04", 20, 0, 93, 0, 33, *sizes, 0) + b"m" + packed
+    central = struct.pack("<4s6H3I5H2I", b"PK\x01\x02", 20, 20, 0, 93, 0, 33, *sizes, 0, 0, 0, 0, 0, 0) + b"m"
+    end = struct.pack("<4s4H2IH", b"PK\x05\x06", 0, 0, 1, 1, len(central), len(local), 0)
+    path.write_bytes(local + central + end)
+    return path
+
+
+def test_a_zstandard_member_is_read_and_a_damaged_one_named(tmp_path):
+    with Archive(zstandard_zip(tmp_path / "a.zip", b"content")) as archive:
+        assert archive.names() == ["m"] and archive.read("m") == b"content"
+    with Archive(zstandard_zip(tmp_path / "b.zip", b"content", crc=7)) as archive, pytest.raises(ValueError, match=r"b\.zip!m: damaged"):
+        archive.read("m")
+
+
+def test_a_member_that_unpacks_to_more_than_it_claims_takes_no_memory(tmp_path):
+    import tracemalloc
+
+    with Archive(zstandard_zip(tmp_path / "a.zip", bytes(64 << 20), claims=10)) as archive:
+        tracemalloc.start()
+        with pytest.raises(ValueError, match="more than the 10 bytes"):
+            archive.read("m")
+        assert tracemalloc.get_traced_memory()[1] < 8 << 20
+        tracemalloc.stop()
+    with Archive(zstandard_zip(tmp_path / "b.zip", b"x", claims=2**31)) as archive, pytest.raises(ValueError, match="claims 2147483648"):
+        archive.read("m")
 
 
 @pytest.mark.parametrize("name", ["../../evil", "/etc/evil", "a/../../b", "C:\\evil", "\x00", "~/evil"])
