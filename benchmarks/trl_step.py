@@ -84,7 +84,7 @@ def trl_trainer(session: Any, values: dict[str, Any], *, out: Path, micro: int, 
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from trl.experimental.sdft import SDFTConfig, SDFTTrainer
 
-    from opsd_train.policy import resolve_path
+    from opsd_eval.testbed.bases import resolve_path
 
     config = session.config
     path = resolve_path(config.model.path)

@@ -187,7 +187,10 @@ def _differences(name: str, there: Any, now: Any) -> list[str]:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``opsd-eval sample``."""
-    parser.add_argument("model", metavar="MODEL", help="folder or hub id of a causal language model (or served name)")
+    parser.add_argument(
+        "model", metavar="MODEL",
+        help="folder or hub id of a causal language model, testbed:<world>_s<seed> (a shipped base), or a served name",
+    )  # fmt: skip
     parser.add_argument("benchmark", metavar="BENCHMARK", help="see `opsd-eval list benchmarks`")
     parser.add_argument("--out", required=True, type=Path, metavar="SET", help="sample set to write or to go on with")
     parser.add_argument("--n", type=int, metavar="K", help="completions of each problem (default 8)")
@@ -220,9 +223,11 @@ def run(args: argparse.Namespace) -> int:
     from opsd_eval.benchmarks import load_benchmark
     from opsd_eval.engines import load_engine
     from opsd_eval.engines.loading import cached_revision
+    from opsd_eval.testbed.bases import resolve_path
 
     if args.trust_remote_code:
         print(f"opsd-eval sample: {REMOTE_CODE}", file=sys.stderr)
+    args.model = resolve_path(args.model)
     preset = PRESETS[args.preset]
     values = {key: default if getattr(args, key) is None else getattr(args, key) for key, default in preset.items()}
     thinking = {"on": True, "off": False}.get(values["thinking"], values["thinking"])

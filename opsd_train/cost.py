@@ -313,7 +313,7 @@ def loss_bytes(config: TrainConfig, shape: Shape) -> int:
 
 def shape_of(config: TrainConfig) -> tuple[Shape, str]:
     """(sizes, where they are from): the model's config when it can be read here, else the table of known models."""
-    from opsd_train.policy import resolve_path
+    from opsd_eval.testbed.bases import resolve_path
 
     path = resolve_path(config.model.path)
     if (Path(path) / "config.json").exists():

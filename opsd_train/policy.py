@@ -16,12 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from opsd_eval.testbed.bases import resolve_path
 from opsd_train.config import MethodConfig, ModelConfig
 from opsd_train.head import Head, head_of, real_vocab_size
 from opsd_train.scoring import UNLIMITED, completion_hidden, frozen_hidden, verify_model
 
 Ids = Sequence[int]
-TESTBED = "testbed:"
 MAX_TOKENS = 16_384
 _FILES = "config.json, *.safetensors, tokenizer.json and tokenizer_config.json"
 
@@ -155,18 +155,6 @@ def _in_eval(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         model.train(was_training)
-
-
-def resolve_path(path: str) -> str:
-    """A folder or hub id; ``testbed:<world>_s<seed>`` becomes the folder of a shipped base."""
-    if not path.startswith(TESTBED):
-        return path
-    from opsd_eval.testbed import base_path
-
-    world, separator, seed = path[len(TESTBED) :].rpartition("_s")
-    if not separator or not seed.isdigit():
-        raise ValueError(f"model path {path!r}: a shipped base is written testbed:<world>_s<seed>, e.g. hunch_r10_s0")
-    return str(base_path(world, int(seed)))
 
 
 def load_tokenizer(config: ModelConfig) -> Any:

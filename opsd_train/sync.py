@@ -14,9 +14,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from opsd_eval.testbed.bases import resolve_path
 from opsd_train.checkpoint import collect_trained
 from opsd_train.config import TrainConfig
-from opsd_train.policy import Policy, resolve_path
+from opsd_train.policy import Policy
 from opsd_train.rollouts import Sampler
 
 _LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # the sizes that vLLM reserves room for

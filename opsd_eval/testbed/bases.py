@@ -9,6 +9,7 @@ from opsd_eval.records import read_json
 from opsd_eval.testbed.worlds import SWEEP, world
 
 BASES = Path(__file__).parent / "bases"
+TESTBED = "testbed:"
 
 
 def shipped_bases() -> list[tuple[str, int]]:
@@ -28,6 +29,16 @@ def base_path(world_name: str, seed: int) -> Path:
             f"Train one with: opsd-train pretrain {world_name} --seed {seed} --out DIR"
         )
     return path
+
+
+def resolve_path(path: str) -> str:
+    """A folder or hub id as it is; ``testbed:<world>_s<seed>`` becomes the folder of a shipped base."""
+    if not path.startswith(TESTBED):
+        return path
+    world_name, separator, seed = path.removeprefix(TESTBED).rpartition("_s")
+    if not separator or not seed.isdigit():
+        raise ValueError(f"model path {path!r}: a shipped base is written testbed:<world>_s<seed>, e.g. hunch_r10_s0")
+    return str(base_path(world_name, int(seed)))
 
 
 def bases_table() -> str:

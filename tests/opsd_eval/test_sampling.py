@@ -10,7 +10,7 @@ from engine_fixtures import byte_tokenizer, tiny_model
 from opsd_eval import cli
 from opsd_eval.engines import Completion, Sampling
 from opsd_eval.prompts import student_prompt_ids
-from opsd_eval.records import Problem, load_sample_set, new_run_record, read_jsonl, sha256_ids
+from opsd_eval.records import Problem, load_sample_set, new_run_record, read_jsonl, read_run, sha256_ids
 from opsd_eval.sampling import locked, sample_benchmark
 
 PROBLEMS = [Problem(f"mine/{i}", f"What is {i} + {i}?", str(2 * i), benchmark="jsonl:mine") for i in range(6)]
@@ -173,6 +173,16 @@ def test_command_errors(tmp_path, model_folder, capsys):
     empty.mkdir()
     assert "lacks config.json, tokenizer_config.json, model.safetensors" in message("sample", str(empty), *base[2:])
     assert not (tmp_path / "set" / "samples.jsonl").exists()
+
+
+def test_a_shipped_base_has_a_name(tmp_path, capsys):
+    from opsd_eval.testbed import base_path
+
+    command = ["sample", "testbed:hunch_r10_s0", "testbed.hunch_r10.id", "--n", "1", "--limit", "1", "--max-new-tokens", "4"]
+    assert cli.main([*command, "--out", str(tmp_path / "set")]) == 0
+    assert read_run(tmp_path / "set").model["path"] == str(base_path("hunch_r10", 0))
+    assert cli.main(["sample", "testbed:hunch", *command[2:], "--out", str(tmp_path / "other")]) == 2
+    assert "testbed:<world>_s<seed>" in capsys.readouterr().err
 
 
 def test_hub_id_without_network_says_what_to_do(tmp_path, model_folder, capsys, monkeypatch):
