@@ -15,14 +15,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from opsd_eval import compare_gaps
-from opsd_eval.measures import SERIAL_SAMPLES, Measures, measure_set, problem_list, read_measures
+from opsd_eval.measures import Measures, measure_set, read_measures
 from opsd_eval.metrics import FAMILIES, METRICS, PAIR_METRICS, SET_PAIR_METRICS, expand_metrics, find_metric
-from opsd_eval.metrics.accuracy import graded_counts
-from opsd_eval.metrics.base import PairMetric, SetPairMetric, forget_texts
+from opsd_eval.metrics.base import PairMetric, SetPairMetric
 from opsd_eval.names import unknown_name
+from opsd_eval.pair_values import pair_values
 from opsd_eval.records import dumps, read_problems
-from opsd_eval.sample_index import SampleIndex, read_block
-from opsd_eval.workers import default_processes, run_tasks
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -175,25 +173,24 @@ def _pair_rows(
     a: Path, b: Path, metrics: Sequence[PairMetric | SetPairMetric], *, clusters: Mapping[str, str | None] | None,
     level: float,
 ) -> list[dict[str, Any]]:
-    """Rows of the metrics that look at both sides of a problem; samples are read problem by problem."""
+    """Rows of the metrics that look at both sides of a problem."""
     if not metrics:
         return []
     from opsd_eval.stats import mean_estimate
 
-    left, right = SampleIndex(a), SampleIndex(b)
-    values, counts, nulls = _pair_values(left, right, [m for m in metrics if isinstance(m, PairMetric)])
-    labels = None if clusters is None else [clusters[problem_id] for problem_id in left.problems]
+    pairs = pair_values(a, b, [m for m in metrics if isinstance(m, PairMetric)])
+    labels = None if clusters is None else [clusters[problem_id] for problem_id in read_problems(a)]
     rows = []
     for metric in metrics:
         against = None  # what the verdict is about: the value less that of two equal models
         if isinstance(metric, PairMetric):
-            value = np.array(values[metric.name])
+            value = np.array(pairs.values[metric.name])
             found = mean_estimate(value, clusters=labels, level=level)
             if metric.null is not None:
-                null = np.array(nulls[metric.name])
+                null = np.array(pairs.nulls[metric.name])
                 against = mean_estimate(value - null, clusters=labels, level=level)
         else:
-            found, null = _set_estimate(metric, counts, labels, level), np.array([])
+            found, null = _set_estimate(metric, pairs.counts, labels, level), np.array([])
         rows.append({
             "metric": metric.name, "a": math.nan, "b": math.nan, "difference": found.value, "low": found.low,
             "high": found.high, "p_value": math.nan, "p_adjusted": math.nan, "adjustment": None, "mde": math.nan,
@@ -204,7 +201,7 @@ def _pair_rows(
 
 
 def _set_estimate(
-    metric: SetPairMetric, counts: Sequence[tuple[int, int, int, int]], labels: Sequence[str | None] | None,
+    metric: SetPairMetric, counts: Sequence[tuple[int, ...]], labels: Sequence[str | None] | None,
     level: float,
 ) -> Estimate:
     """Bootstrap over problems on the scale 1/value, where "never" (infinity) is 0; then turned back."""
@@ -217,50 +214,6 @@ def _set_estimate(
                                level=level)  # fmt: skip
     value, low, high = (math.inf if x == 0 else 1.0 / x for x in (found.value, found.high, found.low))
     return replace(found, value=value, low=low, high=high)
-
-
-def _pair_values(
-    left: SampleIndex, right: SampleIndex, metrics: Sequence[PairMetric], *, processes: int | None = None
-) -> tuple[dict[str, list[float]], list[tuple[int, int, int, int]], dict[str, list[float]]]:
-    """Values, counts (n, c on either side) and values of equal models, in the order of the left set's problems."""
-    from tqdm import tqdm
-
-    values: dict[str, list[float]] = {metric.name: [] for metric in metrics}
-    nulls: dict[str, list[float]] = {metric.name: [] for metric in metrics}
-    counts: list[tuple[int, int, int, int]] = []
-    numbers = {problem_id: number for number, problem_id in enumerate(right.problems)}
-    ids = list(left.problems)
-    tasks = (
-        {"left": left.task(block), "right": right.task([numbers[ids[n]] for n in block]), "metrics": list(values)}
-        for block in left.blocks()
-    )
-    large = int(left.samples.counts().sum()) > SERIAL_SAMPLES
-    processes = (processes or default_processes()) if large else 1
-    with tqdm(total=len(ids), unit="problem", desc="pairs", disable=None) as bar:
-        for rows in run_tasks("opsd_eval.compare:pair_block", tasks, processes=processes):
-            bar.update(len(rows))
-            for count, found, expected in rows:
-                counts.append(tuple(count))
-                for metric, value, null in zip(metrics, found, expected, strict=True):
-                    values[metric.name].append(value)
-                    nulls[metric.name].append(math.nan if null is None else null)
-    return values, counts, nulls
-
-
-def pair_block(task: Mapping[str, Any]) -> list[tuple[tuple[int, ...], list[float], list[float | None]]]:
-    """(counts, values, values of equal models) for a block of problems on both sides. Runs in a worker process."""
-    problems = problem_list(task["left"]["folder"])
-    metrics = [PAIR_METRICS[name] for name in task["metrics"]]
-    rows = []
-    for (number, base), (_, other) in zip(read_block(task["left"]), read_block(task["right"]), strict=True):
-        problem = problems[number]
-        rows.append((
-            (*graded_counts(base), *graded_counts(other)),
-            [metric(problem, base, other) for metric in metrics],
-            [None if metric.null is None else float(metric.null(problem, base, other)) for metric in metrics],
-        ))
-    forget_texts()
-    return rows
 
 
 # --- command line -----------------------------------------------------------------------------------------

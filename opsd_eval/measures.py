@@ -92,7 +92,7 @@ def _measure(
 ) -> pd.DataFrame:
     import pandas as pd
 
-    state = _state(folder)
+    state = file_state(folder)
     index = SampleIndex(folder)
     n = int(index.samples.counts().max(initial=0))
     wanted = _wanted(index, metrics, n, embeddings)
@@ -168,7 +168,7 @@ def _parsed(lines: list[list[str]]) -> Measures:
     return Measures([original(i) for i in ids], [original(c) or None for c in clusters], n, values)
 
 
-def _state(folder: Path) -> list[list[Any]]:
+def file_state(folder: Path) -> list[list[Any]]:
     """Name, size and time of the files that measures depend on."""
     found = []
     for name in ("problems.jsonl", "samples.jsonl", "grades.jsonl", "probes.jsonl"):

@@ -5,11 +5,12 @@ from __future__ import annotations
 import csv
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
 
-from opsd_eval import measures
+from opsd_eval import measures, pair_values
 from opsd_eval.grading import grade_set
 from opsd_eval.measure import compare_sets, measure_set, read_measures, recovered, what_to_buy
 from opsd_eval.metrics.base import per_text
@@ -287,12 +288,61 @@ def test_probes_reach_the_metrics_that_need_them(base, monkeypatch):
 
 
 def test_pairs_in_worker_processes_give_the_same_rows(tmp_path, base, monkeypatch):
-    from opsd_eval import compare
-
     other = make(tmp_path / "other", [2, 1, 2, 0, 0, 4], seed=1)
     alone = compare_sets(base, other, metrics=["support_loss", "marker_shift", "hard_tail_retention"])
-    monkeypatch.setattr(compare, "SERIAL_SAMPLES", 0)
-    monkeypatch.setattr(compare, "default_processes", lambda: 2)
+    monkeypatch.setattr(pair_values, "SERIAL_SAMPLES", 0)
+    monkeypatch.setattr(pair_values, "default_processes", lambda: 2)
     monkeypatch.setattr(SampleIndex, "blocks", lambda self, n=1: [[0, 1, 2], [3], [4, 5]])
     again = compare_sets(base, other, metrics=["support_loss", "marker_shift", "hard_tail_retention"])
     assert alone.equals(again)
+
+
+@pytest.fixture
+def large(base, tmp_path, monkeypatch):
+    """Two sets that count as large, and how often their completions were read to be compared."""
+    monkeypatch.setattr(pair_values, "SERIAL_SAMPLES", 0)
+    monkeypatch.setattr(pair_values, "default_processes", lambda: 1)
+    read = []
+    computed = pair_values._computed
+    monkeypatch.setattr(pair_values, "_computed", lambda *args, **more: read.append(1) or computed(*args, **more))
+    return base, make(tmp_path / "other", [2, 1, 2, 0, 0, 4], seed=1), read
+
+
+def test_a_second_comparison_of_the_same_files_reads_no_completion(large):
+    base, other, read = large
+    first = compare_sets(base, other)
+    assert compare_sets(base, other).equals(first) and len(read) == 1
+    assert compare_sets(base, other, metrics=["support_loss"]).shape == (1, first.shape[1]) and len(read) == 1
+    compare_sets(other, base)
+    assert len(read) == 2, "the other way round is another comparison"
+
+
+def test_what_was_kept_of_a_comparison_goes_when_a_file_changes(large):
+    base, other, read = large
+    before = compare_sets(base, other, metrics=["support_loss"])
+    shutil.copytree(make(base.parent / "lost", [0] * 6), other, dirs_exist_ok=True)
+    after = compare_sets(base, other, metrics=["support_loss"])
+    assert len(read) == 2 and after["difference"][0] > before["difference"][0]
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", '{"files": 3}', None])
+def test_what_was_kept_of_a_comparison_is_computed_again_when_it_is_damaged(large, damage):
+    base, other, read = large
+    first = compare_sets(base, other, metrics=["support_loss", "crossover_k"])
+    [kept] = other.glob("against-*.json")
+    held = json.loads(kept.read_text())
+    for value in [damage] if damage is not None else [
+        json.dumps(held | change) for change in (
+            {"counts": held["counts"][1:]}, {"counts": [[4, 9, 4, 1]] * 6}, {"counts": [[10**400] * 4] * 6},
+            {"values": {"support_loss": [0.0]}}, {"nulls": {}}, {"values": {"support_loss": ["x"] * 6}},
+        )
+    ]:  # fmt: skip
+        kept.write_text(value)
+        assert compare_sets(base, other, metrics=["support_loss", "crossover_k"]).equals(first)
+    assert len(read) == 1 + (1 if damage is not None else 6)
+
+
+def test_small_sets_keep_nothing_of_a_comparison(tmp_path, base):
+    other = make(tmp_path / "other", [2, 1, 2, 0, 0, 4], seed=1)
+    compare_sets(base, other)
+    assert not [*base.glob("against-*"), *other.glob("against-*")]
