@@ -158,6 +158,8 @@ def _parsed(lines: list[list[str]]) -> Measures:
         raise ValueError("its rows have different lengths")
     if len({row[0] for row in rows}) < len(rows):
         raise ValueError("a problem stands in it twice")
+    for name in header[3:]:
+        find_metric(name)
     columns = list(zip(*rows, strict=True)) if rows else [() for _ in header]
     values = {
         name: np.array([float(cell) if cell else math.nan for cell in column])

@@ -297,6 +297,16 @@ def test_pairs_in_worker_processes_give_the_same_rows(tmp_path, base, monkeypatc
     assert alone.equals(again)
 
 
+def test_a_column_that_is_no_metric_is_measured_anew_and_never_read(tmp_path, base):
+    measure_set(base)
+    whole = (base / "measures.csv").read_text()
+    (base / "measures.csv").write_text(whole.replace("loop_rate", "loop_r"))
+    with pytest.raises(ValueError, match=r"base/measures\.csv: damaged: unknown metric 'loop_r'"):
+        read_measures(base)
+    measure_set(base)
+    assert (base / "measures.csv").read_text() == whole
+
+
 @pytest.fixture
 def large(base, tmp_path, monkeypatch):
     """Two sets that count as large, and how often their completions were read to be compared."""
