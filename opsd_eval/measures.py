@@ -192,7 +192,8 @@ def _still_valid(folder: Path, state: list[list[Any]]) -> Measures | None:
         measures = read_measures(folder)
         measures.corpus = [row for row in held["rows"] if row["metric"] in CORPUS_METRICS]
         measures.words = int(held.get("words") or 0)
-        measures.encoder = held.get("encoder") and {key: held["encoder"][key] for key in ("name", "threshold")}
+        encoder = held.get("encoder") or None
+        measures.encoder = encoder and {key: encoder[key] for key in ("name", "threshold")}
         measures.sha256 = dict(held.get("sha256") or {})
     except (ValueError, KeyError, TypeError):
         return None  # damaged: measured anew
