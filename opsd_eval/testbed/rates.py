@@ -75,7 +75,8 @@ def sampled_rates(
     prompts = {name: tuple(chat_prompt_ids(tokenizer, ROLES[role](p))) for name, p in found.items()}
     requests = [Request(name, draw, ids) for name, ids in prompts.items() for draw in range(draws)]
     drawn = TransformersEngine(model, tokenizer).generate(requests, sampling=Sampling(max_new_tokens=192, seed=seed))
-    return rates_of((found[c.problem_id], tokenizer.decode(c.token_ids, skip_special_tokens=True)) for c in drawn)
+    texts = ((c.problem_id, str(tokenizer.decode(list(c.token_ids), skip_special_tokens=True))) for c in drawn)
+    return rates_of((found[name], text) for name, text in texts)
 
 
 def is_right(problem: Problem, text: str) -> bool:
