@@ -57,7 +57,7 @@ study: $(VENV)/.installed  ## The whole study: goes on from the cells in results
 	$(PY) -m analyses.study docs --config study
 
 test: $(VENV)/.installed  ## Tests that need nothing but the environment
-	$(PY) -m pytest -n $(JOBS) -m "not real and not slow"
+	$(PY) -m pytest -n $(JOBS) --dist worksteal -m "not real and not slow"
 
 test-slow: $(VENV)/.installed  ## Simulations behind the intervals (coverage, false-positive rate)
 	$(PY) -m pytest -n $(JOBS) -m slow

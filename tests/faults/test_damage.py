@@ -76,14 +76,14 @@ VALUES = {
 def test_no_verb_crashes_on_a_value_of_another_type(measured, tmp_path, capsys, name, key):
     """As a hand-made set, a foreign tool or a hostile sender writes it: whole JSON, another type or none."""
     rng = random.Random(f"{name}/{key}")
-    for case, junk in enumerate(rng.sample(JUNK, min(max(1, CASES // 4), len(JUNK)))):
+    for junk in rng.sample(JUNK, min(max(1, CASES // 4), len(JUNK))):
         sets = tmp_path / "sets"
         shutil.copytree(measured, sets)
         path = sets / "a" / name
         lines = path.read_text().splitlines() if name.endswith("l") else [path.read_text()]
         lines[0] = json.dumps({**json.loads(lines[0]), key: junk})
         path.write_text("\n".join(lines) + "\n")
-        every_verb_ends_well(sets, capsys, f"where {key} of {name} is {junk!r:.40}", case=case)
+        every_verb_ends_well(sets, capsys, f"where {key} of {name} is {junk!r:.40}", case=rng.randrange(5))
         shutil.rmtree(sets)
 
 
