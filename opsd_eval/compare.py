@@ -53,7 +53,7 @@ def compare_sets(
     left, right = _measured(Path(a), plain), _measured(Path(b), plain)
     _check_same_problems(left, right, (str(a), str(b)))
     rows = [_paired_row(metric, left, right, level=level) for metric in _shared(left, right, plain)]
-    rows += _pair_rows(Path(a), Path(b), pairs, clusters=_clusters(left), level=level)
+    rows += _pair_rows(Path(a), Path(b), pairs, left, level=level)
     known = [at for at, row in enumerate(rows) if not math.isnan(row["p_value"])]
     adjust, name = (benjamini_hochberg, "benjamini-hochberg") if metrics is None else (holm, "holm")
     for at, adjusted in zip(known, adjust([rows[i]["p_value"] for i in known]).tolist(), strict=True):
@@ -170,16 +170,16 @@ def _verdict(row: Mapping[str, Any], margin: float | None) -> str:
 
 
 def _pair_rows(
-    a: Path, b: Path, metrics: Sequence[PairMetric | SetPairMetric], *, clusters: Mapping[str, str | None] | None,
-    level: float,
+    a: Path, b: Path, metrics: Sequence[PairMetric | SetPairMetric], left: Measures, *, level: float
 ) -> list[dict[str, Any]]:
     """Rows of the metrics that look at both sides of a problem."""
     if not metrics:
         return []
     from opsd_eval.stats import mean_estimate
 
-    pairs = pair_values(a, b, [m for m in metrics if isinstance(m, PairMetric)])
-    labels = None if clusters is None else [clusters[problem_id] for problem_id in read_problems(a)]
+    ours, clusters = [m for m in metrics if isinstance(m, PairMetric)], _clusters(left)
+    pairs = pair_values(a, b, ours, n_problems=len(left.problem_ids))
+    labels = None if clusters is None else list(clusters.values())
     rows = []
     for metric in metrics:
         against = None  # what the verdict is about: the value less that of two equal models

@@ -18,7 +18,7 @@ from opsd_eval.measures import SERIAL_SAMPLES, file_state, problem_list
 from opsd_eval.metrics import PAIR_METRICS
 from opsd_eval.metrics.accuracy import graded_counts
 from opsd_eval.metrics.base import PairMetric, forget_texts
-from opsd_eval.records import read_json, read_problems, write_json
+from opsd_eval.records import read_json, write_json
 from opsd_eval.sample_index import SampleIndex, read_block
 from opsd_eval.workers import default_processes, run_tasks
 
@@ -36,15 +36,16 @@ class PairValues:
     nulls: dict[str, list[float]] = field(default_factory=dict)
 
 
-def pair_values(a: Path, b: Path, metrics: Sequence[PairMetric], *, processes: int | None = None) -> PairValues:
+def pair_values(a: Path, b: Path, metrics: Sequence[PairMetric], *, n_problems: int) -> PairValues:
     """The metrics of sets ``a`` and ``b``, which hold the same problems: read where they were kept, else computed."""
     kept = b / f"against-{hashlib.sha256(str(a.resolve()).encode('utf-8', 'surrogateescape')).hexdigest()[:12]}.json"
     files = [file_state(a), file_state(b)]
-    found = _kept(kept, files, len(read_problems(a)))
+    found = _kept(kept, files, n_problems)
     if found is None or not {metric.name for metric in metrics} <= found.values.keys():
         left = SampleIndex(a)
-        found = _computed(left, SampleIndex(b), metrics, processes=processes)
-        if int(left.samples.counts().sum()) > SERIAL_SAMPLES:
+        large = int(left.samples.counts().sum()) > SERIAL_SAMPLES
+        found = _computed(left, SampleIndex(b), metrics, processes=default_processes() if large else 1)
+        if large:
             with contextlib.suppress(OSError):  # a folder that cannot be written to can still be compared
                 write_json(kept, {"files": files, "counts": found.counts, "values": found.values, "nulls": found.nulls})
     return found
@@ -71,7 +72,7 @@ def _are_counts(row: tuple[int, ...]) -> bool:
 
 
 def _computed(
-    left: SampleIndex, right: SampleIndex, metrics: Sequence[PairMetric], *, processes: int | None
+    left: SampleIndex, right: SampleIndex, metrics: Sequence[PairMetric], *, processes: int
 ) -> PairValues:
     from tqdm import tqdm
 
@@ -83,8 +84,6 @@ def _computed(
         {"left": left.task(block), "right": right.task([numbers[ids[n]] for n in block]), "metrics": names}
         for block in left.blocks()
     )
-    large = int(left.samples.counts().sum()) > SERIAL_SAMPLES
-    processes = (processes or default_processes()) if large else 1
     with tqdm(total=len(ids), unit="problem", desc="pairs", disable=None) as bar:
         for rows in run_tasks("opsd_eval.pair_values:pair_block", tasks, processes=processes):
             bar.update(len(rows))
