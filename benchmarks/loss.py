@@ -87,12 +87,14 @@ def floor(hidden, weight, target):
     """Nothing but the matrix products: every role's projection and the way back, one chunk's logits at a time."""
     import torch
 
-    roles = ("student", *ROLES[target])
+    from opsd_train.head import Head, project, project_back
+
+    head, roles = Head(weight), ("student", *ROLES[target])
     out = torch.empty((64 * len(roles), weight.shape[0]), dtype=weight.dtype)
     for start in range(0, hidden["student"].shape[0], 64):
         rows = torch.cat([hidden[role].detach()[start : start + 64] for role in roles])
-        logits = torch.mm(rows, weight.T, out=out[: len(rows)])
-        logits[: len(rows) // len(roles)] @ weight
+        logits = project(rows, head, out=out[: len(rows)])
+        project_back(logits[: len(rows) // len(roles)], head)
     return (hidden["student"] * 0.0).sum()
 
 

@@ -2,11 +2,13 @@
  * tensor library. Built on first use by kernel.py, which also packs the weights; without a compiler the loop in flat.py
  * computes the same.
  *
- * ROWS tokens go through the model together, so that each weight read serves all of them. A row's numbers never depend
- * on which rows are computed with it: the same row gives the same bits in any company. Rows that end are replaced at
- * once. All scratch memory is allocated here and freed before returning.
+ * A batch of tokens goes through the model together, so that each weight read from memory serves all of them; the
+ * products take ROWS of them at a time. A row's numbers never depend on which rows are computed with it, nor on the
+ * number of threads: the same row gives the same bits in any company. Rows that end are replaced at once. All scratch
+ * memory is allocated here and freed before returning.
  *
- * Legend: D hidden, G key-value heads, R query heads for each, E head size, M feed-forward size, V vocabulary.
+ * Legend: B tokens of a pass, a multiple of ROWS; D hidden, G key-value heads, R query heads for each, E head size, M feed-forward
+ * size, V vocabulary.
  * Matrices (in, out) are packed in panels of 16 outputs: w[panel][in][16], the last panel padded with zeros. Keys are
  * kept in blocks of 16 positions: k[block][E][16]; values as v[position][E].
  */
@@ -16,6 +18,7 @@
 #include <string.h>
 
 #define ROWS 6
+#define BLOCK 48 /* positions of prompts read together */
 #define PANEL 16
 #define LANES 8
 
@@ -80,27 +83,39 @@ static inline vec exponential(vec x) {
     return p * (vec)power;
 }
 
-/* y = x w, or y += x w: x (ROWS, in), y (ROWS, out rounded up to panels). */
-static void multiply(const float *restrict x, int in, const float *restrict w, int out, float *restrict y, int add) {
-    for (int n = 0; n < out; n += PANEL, w += (size_t)in * PANEL) {
-        vec a[ROWS], b[ROWS];
+/* One panel of y = x w, or y += x w, for ROWS rows. */
+static inline void panel(const float *restrict x, int in, const float *restrict w, int out, float *restrict y, int add) {
+    vec a[ROWS], b[ROWS];
+    for (int r = 0; r < ROWS; r++) {
+        a[r] = add ? load(y + (size_t)r * out) : (vec){0};
+        b[r] = add ? load(y + (size_t)r * out + LANES) : (vec){0};
+    }
+    for (int k = 0; k < in; k++) {
+        vec left = load(w + (size_t)k * PANEL), right = load(w + (size_t)k * PANEL + LANES);
         for (int r = 0; r < ROWS; r++) {
-            a[r] = add ? load(y + (size_t)r * out + n) : (vec){0};
-            b[r] = add ? load(y + (size_t)r * out + n + LANES) : (vec){0};
-        }
-        for (int k = 0; k < in; k++) {
-            vec left = load(w + (size_t)k * PANEL), right = load(w + (size_t)k * PANEL + LANES);
-            for (int r = 0; r < ROWS; r++) {
-                float value = x[(size_t)r * in + k];
-                a[r] += value * left;
-                b[r] += value * right;
-            }
-        }
-        for (int r = 0; r < ROWS; r++) {
-            store(y + (size_t)r * out + n, a[r]);
-            store(y + (size_t)r * out + n + LANES, b[r]);
+            float value = x[(size_t)r * in + k];
+            a[r] += value * left;
+            b[r] += value * right;
         }
     }
+    for (int r = 0; r < ROWS; r++) {
+        store(y + (size_t)r * out, a[r]);
+        store(y + (size_t)r * out + LANES, b[r]);
+    }
+}
+
+static void rows_panel(const float *x, int rows, int in, const float *w, int out, float *y, int add) {
+    for (int r = 0; r < rows; r += ROWS) panel(x + (size_t)r * in, in, w, out, y + (size_t)r * out, add);
+}
+
+/* y = x w, or y += x w: x (rows rounded up to ROWS, in), y (the same rows, out), out a multiple of PANEL. */
+static void multiply(const float *x, int rows, int in, const float *w, int out, float *y, int add, int threads) {
+    if (threads == 1) {
+        for (int n = 0; n < out; n += PANEL) rows_panel(x, rows, in, w + (size_t)n * in, out, y + n, add);
+        return;
+    }
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int n = 0; n < out; n += PANEL) rows_panel(x, rows, in, w + (size_t)n * in, out, y + n, add);
 }
 
 static float inverse_rms(const float *x, int n, float epsilon) {
@@ -109,8 +124,8 @@ static float inverse_rms(const float *x, int n, float epsilon) {
     return 1.0f / sqrtf(total(sum) / n + epsilon);
 }
 
-static void normalise(const float *h, float *x, int n, float epsilon) {
-    for (int r = 0; r < ROWS; r++, h += n, x += n) {
+static void normalise(const float *h, float *x, int rows, int n, float epsilon) {
+    for (int r = 0; r < rows; r++, h += n, x += n) {
         float scale = inverse_rms(h, n, epsilon);
         for (int i = 0; i < n; i += LANES) store(x + i, load(h + i) * scale);
     }
@@ -166,19 +181,33 @@ static void attend(const float *query, const float *keys, const float *values, i
 static inline int panels(int n) { return (n + PANEL - 1) / PANEL * PANEL; }
 
 typedef struct {
-    float *hidden, *scaled, *qkv, *attended, *feed, *logits, *score;
+    float *hidden, *scaled, *qkv, *attended, *feed, *logits, *score; /* score: (B, capacity of a slot) */
 } Scratch;
 
-/* Run `count` tokens (at most ROWS) through the model; with `want_logits`, scratch->logits gets (ROWS, V padded). */
-static void forward(const Model *m, const Step *steps, int count, int want_logits, Scratch *s) {
+/* All heads of one row of the batch in layer l. */
+static void attend_row(const Model *m, int l, const Step *step, int r, Scratch *s) {
+    const int G = m->groups, R = m->repeat, E = m->head;
+    const Slot *slot = step->slot;
+    const float *query = s->qkv + (size_t)r * G * (R + 2) * E;
+    float *result = s->attended + (size_t)r * G * R * E, *score = s->score + (size_t)r * panels(m->positions);
+    for (int g = 0; g < G; g++, query += 2 * E) {
+        size_t at = ((size_t)l * G + g) * slot->capacity * E;
+        for (int h = 0; h < R; h++, query += E, result += E)
+            attend(query, slot->keys + at, slot->values + at, step->position + 1, E, score, result);
+    }
+}
+
+/* Run `count` tokens (at most B) through the model; with `want_logits`, scratch->logits gets (B, V padded). */
+static void forward(const Model *m, const Step *steps, int count, int want_logits, int threads, Scratch *s) {
     const int D = m->hidden, G = m->groups, R = m->repeat, E = m->head, M = m->feed;
     const int width = G * (R + 2) * E, queries = G * R * E;
-    for (int r = 0; r < ROWS; r++)
-        memcpy(s->hidden + r * D, m->embedding + (size_t)(r < count ? steps[r].token : 0) * D, sizeof(float) * D);
+    for (int r = 0; r < count; r++)
+        memcpy(s->hidden + (size_t)r * D, m->embedding + (size_t)steps[r].token * D, sizeof(float) * D);
+    for (int r = count; r % ROWS; r++) memset(s->hidden + (size_t)r * D, 0, sizeof(float) * D);
     for (int l = 0; l < m->layers; l++) {
         const Layer *layer = m->layer + l;
-        normalise(s->hidden, s->scaled, D, m->epsilon);
-        multiply(s->scaled, D, layer->qkv, width, s->qkv, 0);
+        normalise(s->hidden, s->scaled, count, D, m->epsilon);
+        multiply(s->scaled, count, D, layer->qkv, width, s->qkv, 0, threads);
         for (int r = 0; r < count; r++) {
             const Slot *slot = steps[r].slot;
             const int p = steps[r].position;
@@ -193,29 +222,27 @@ static void forward(const Model *m, const Step *steps, int count, int want_logit
                 memcpy(slot->values + at + (size_t)p * E, x + (R + 1) * E, sizeof(float) * E);
             }
         }
-        for (int r = 0; r < count; r++)
-            for (int g = 0; g < G; g++) {
-                const Slot *slot = steps[r].slot;
-                size_t at = ((size_t)l * G + g) * slot->capacity * E;
-                for (int h = 0; h < R; h++)
-                    attend(s->qkv + (size_t)r * width + (g * (R + 2) + h) * E, slot->keys + at, slot->values + at,
-                           steps[r].position + 1, E, s->score, s->attended + (size_t)r * queries + (g * R + h) * E);
-            }
-        multiply(s->attended, queries, layer->out, D, s->hidden, 1);
-        normalise(s->hidden, s->scaled, D, m->epsilon);
-        multiply(s->scaled, D, layer->gate_up, 2 * M, s->feed, 0);
-        for (int r = 0; r < ROWS; r++) {
+        if (threads == 1) {
+            for (int r = 0; r < count; r++) attend_row(m, l, steps + r, r, s);
+        } else {
+#pragma omp parallel for num_threads(threads) schedule(dynamic)
+            for (int r = 0; r < count; r++) attend_row(m, l, steps + r, r, s);
+        }
+        multiply(s->attended, count, queries, layer->out, D, s->hidden, 1, threads);
+        normalise(s->hidden, s->scaled, count, D, m->epsilon);
+        multiply(s->scaled, count, D, layer->gate_up, 2 * M, s->feed, 0, threads);
+        for (int r = 0; r < count; r++) {
             const float *gate = s->feed + (size_t)r * 2 * M;
             for (int i = 0; i < M; i += LANES) {
                 vec value = load(gate + i);
                 store(s->qkv + (size_t)r * M + i, value / (1.0f + exponential(-value)) * load(gate + M + i));
             }
         }
-        multiply(s->qkv, M, layer->down, D, s->hidden, 1); /* qkv's room holds the gated values here */
+        multiply(s->qkv, count, M, layer->down, D, s->hidden, 1, threads); /* qkv's room holds the gated values here */
     }
     if (!want_logits) return;
-    normalise(s->hidden, s->scaled, D, m->epsilon);
-    multiply(s->scaled, D, m->unembedding, panels(m->vocabulary), s->logits, 0);
+    normalise(s->hidden, s->scaled, count, D, m->epsilon);
+    multiply(s->scaled, count, D, m->unembedding, panels(m->vocabulary), s->logits, 0, threads);
 }
 
 /* Number t of a row's stream: streams.py's uniforms(). */
@@ -270,74 +297,136 @@ static void copy_slot(const Model *m, Slot *to, const Slot *from) {
     }
 }
 
-/* Keys and values of a prompt's tokens but the last, ROWS positions at a time. */
-static void read_prompt(const Model *m, Slot *slot, const int32_t *ids, int count, Scratch *s) {
-    Step steps[ROWS];
-    for (int start = 0; start < count; start += ROWS) {
-        int n = count - start < ROWS ? count - start : ROWS;
-        for (int r = 0; r < n; r++) steps[r] = (Step){slot, ids[start + r], start + r};
-        forward(m, steps, n, 0, s);
-    }
+typedef struct { /* a row of the caller's on its way through the batch */
+    Slot *slot;
+    int row, made;
+} Live;
+
+/* Generation under way: the caller's arrays, what is left to do, and all memory. See start(). */
+typedef struct {
+    const Model *model;
+    const int32_t *prompts, *offsets, *row_prompt;
+    const uint64_t *seeds;
+    const uint8_t *is_stop;
+    int32_t *tokens, *lengths;
+    float *logp, temperature;
+    int n_prompts, rows, most, batch, block, threads;
+    int prompt, at;  /* the next prompt to read, and its next token */
+    int count, next; /* rows in the batch; the next row to admit */
+    Scratch scratch;
+    float *weights;
+    Slot *read, *own;
+    Step *steps;
+    Live *live;
+} Run;
+
+/* Free everything; `run` may be NULL or half made. */
+void finish(Run *run) {
+    if (!run) return;
+    Scratch *s = &run->scratch;
+    for (int i = 0; run->read && i < run->n_prompts; i++) free(run->read[i].keys), free(run->read[i].values);
+    for (int r = 0; run->own && r < run->batch; r++) free(run->own[r].keys), free(run->own[r].values);
+    free(s->hidden), free(s->scaled), free(s->qkv), free(s->attended), free(s->feed), free(s->logits), free(s->score);
+    free(run->weights), free(run->read), free(run->own), free(run->steps), free(run->live), free(run);
 }
 
-/* Generate rows. prompts: ids of all prompts, prompt i at offsets[i] .. offsets[i + 1]. Row j continues prompt
- * row_prompt[j] with stream seeds[j]. tokens, logp (may be NULL): (rows, most); lengths: (rows). A row ends with a token
- * that is_stop marks, or after `most` tokens. Returns 0, or 1 when memory ran out. */
-int generate(const Model *m, const int32_t *prompts, const int32_t *offsets, int n_prompts, const int32_t *row_prompt,
-             const uint64_t *seeds, int rows, const uint8_t *is_stop, float temperature, int most, int32_t *tokens,
-             float *logp, int32_t *lengths) {
-    const int wide = panels(m->vocabulary), longest = panels(m->positions);
-    const int width = m->groups * (m->repeat + 2) * m->head, larger = width > m->feed ? width : m->feed;
-    Scratch s = {
-        calloc(ROWS, sizeof(float) * m->hidden), calloc(ROWS, sizeof(float) * m->hidden),
-        calloc(ROWS, sizeof(float) * larger),    calloc(ROWS, sizeof(float) * m->groups * m->repeat * m->head),
-        calloc(ROWS, sizeof(float) * 2 * m->feed), calloc(ROWS, sizeof(float) * wide), calloc(longest, sizeof(float)),
+/* Begin to generate rows. prompts: ids of all prompts, prompt i at offsets[i] .. offsets[i + 1]. Row j continues prompt
+ * row_prompt[j] with stream seeds[j]. tokens, logp (may be NULL): (rows, most); lengths: (rows), 0 until a row has
+ * ended, which it does with a token that is_stop marks or after `most` tokens. `batch` rows are computed together,
+ * by `threads` threads. The arrays must outlive the run. NULL when memory ran out. */
+Run *start(const Model *m, const int32_t *prompts, const int32_t *offsets, int n_prompts, const int32_t *row_prompt,
+           const uint64_t *seeds, int rows, const uint8_t *is_stop, float temperature, int most, int batch, int threads,
+           int32_t *tokens, float *logp, int32_t *lengths) {
+    const size_t wide = panels(m->vocabulary), longest = panels(m->positions), D = m->hidden, M = m->feed;
+    const size_t queries = m->groups * m->repeat * m->head, width = queries + 2 * m->groups * m->head;
+    const size_t B = ((batch > BLOCK ? batch : BLOCK) + ROWS - 1) / ROWS * ROWS, number = sizeof(float);
+    Run *run = calloc(1, sizeof(Run));
+    if (!run) return NULL;
+    *run = (Run){
+        .model = m, .prompts = prompts, .offsets = offsets, .row_prompt = row_prompt, .seeds = seeds,
+        .is_stop = is_stop, .tokens = tokens, .lengths = lengths, .logp = logp, .temperature = temperature,
+        .n_prompts = n_prompts, .rows = rows, .most = most, .batch = batch, .block = B,
+        .threads = threads,
+        .scratch = {
+            .hidden = calloc(B * D, number), .scaled = calloc(B * D, number),
+            .qkv = calloc(B * (width > M ? width : M), number), .attended = calloc(B * queries, number),
+            .feed = calloc(B * 2 * M, number), .logits = calloc(B * wide, number), .score = calloc(B * longest, number),
+        },
+        .weights = calloc(wide, number), .read = calloc(n_prompts, sizeof(Slot)), .own = calloc(batch, sizeof(Slot)),
+        .steps = calloc(B, sizeof(Step)), .live = calloc(batch, sizeof(Live)),
     };
-    float *weights = calloc(wide, sizeof(float));
-    Slot *read = calloc(n_prompts, sizeof(Slot)), live[ROWS] = {{0}};
-    int failed = !(s.hidden && s.scaled && s.qkv && s.attended && s.feed && s.logits && s.score && weights && read);
-    for (int r = 0; r < ROWS && !failed; r++) failed = !make_slot(m, live + r, longest);
-    for (int i = 0; i < n_prompts && !failed; i++) {
+    const Scratch *s = &run->scratch;
+    int made = s->hidden && s->scaled && s->qkv && s->attended && s->feed && s->logits && s->score && run->weights &&
+               run->read && run->own && run->steps && run->live;
+    for (int i = 0; i < n_prompts && made; i++) {
         int count = offsets[i + 1] - offsets[i] - 1;
-        failed = !make_slot(m, read + i, panels(count > 0 ? count : 1));
-        if (!failed) read_prompt(m, read + i, prompts + offsets[i], count, &s);
+        made = make_slot(m, run->read + i, panels(count > 0 ? count : 1));
     }
-    Step steps[ROWS];
-    Slot *own[ROWS];
-    int row[ROWS], made[ROWS], count = 0, next = 0;
-    for (int r = 0; r < ROWS; r++) own[r] = live + r;
-    while (!failed && (count || next < rows)) {
-        for (; count < ROWS && next < rows; count++, next++) { /* admit */
-            int i = row_prompt[next], last = offsets[i + 1] - 1;
-            copy_slot(m, own[count], read + i);
-            steps[count] = (Step){own[count], prompts[last], last - offsets[i]};
-            row[count] = next;
-            made[count] = 0;
-        }
-        forward(m, steps, count, 1, &s);
-        for (int r = 0; r < count; r++) {
-            size_t at = (size_t)row[r] * most + made[r];
-            double u = uniform(seeds[row[r]], made[r]);
-            steps[r].token = pick(s.logits + (size_t)r * wide, m->vocabulary, temperature, u, weights, logp ? logp + at : NULL);
-            tokens[at] = steps[r].token;
-            steps[r].position++;
-            made[r]++;
-        }
-        for (int r = 0; r < count;) { /* finished rows change places with the last one */
-            if (!is_stop[steps[r].token] && made[r] < most) {
-                r++;
-                continue;
-            }
-            lengths[row[r]] = made[r];
-            count--;
-            Slot *freed = own[r];
-            steps[r] = steps[count], row[r] = row[count], made[r] = made[count], own[r] = own[count];
-            own[count] = freed;
-        }
+    for (int r = 0; r < run->batch && r < rows && made; r++) {
+        made = make_slot(m, run->own + r, longest);
+        run->live[r].slot = run->own + r;
     }
-    for (int i = 0; read && i < n_prompts; i++) free(read[i].keys), free(read[i].values);
-    for (int r = 0; r < ROWS; r++) free(live[r].keys), free(live[r].values);
-    free(s.hidden), free(s.scaled), free(s.qkv), free(s.attended), free(s.feed), free(s.logits), free(s.score);
-    free(weights), free(read);
-    return failed;
+    if (made) return run;
+    finish(run);
+    return NULL;
+}
+
+/* Read the next B positions of the prompts (all tokens of each but its last); 0 when all have been read. */
+static int read_prompts(Run *run) {
+    int count = 0;
+    while (count < run->block && run->prompt < run->n_prompts) {
+        const int32_t *offset = run->offsets + run->prompt;
+        if (run->at >= offset[1] - offset[0] - 1) {
+            run->prompt++, run->at = 0;
+            continue;
+        }
+        run->steps[count++] = (Step){run->read + run->prompt, run->prompts[offset[0] + run->at], run->at};
+        run->at++;
+    }
+    if (count) forward(run->model, run->steps, count, 0, run->threads, &run->scratch);
+    return count;
+}
+
+/* One token for every row of the batch, after free places have been filled; 0 when all rows have ended. */
+static int next_tokens(Run *run) {
+    const Model *m = run->model;
+    Step *steps = run->steps;
+    Live *live = run->live;
+    for (; run->count < run->batch && run->next < run->rows; run->count++, run->next++) { /* admit */
+        int i = run->row_prompt[run->next], last = run->offsets[i + 1] - 1;
+        Live *row = live + run->count;
+        copy_slot(m, row->slot, run->read + i);
+        steps[run->count] = (Step){row->slot, run->prompts[last], last - run->offsets[i]};
+        row->row = run->next, row->made = 0;
+    }
+    if (!run->count) return 0;
+    forward(m, steps, run->count, 1, run->threads, &run->scratch);
+    for (int r = 0; r < run->count; r++) {
+        size_t at = (size_t)live[r].row * run->most + live[r].made;
+        double u = uniform(run->seeds[live[r].row], live[r].made);
+        float *logits = run->scratch.logits + (size_t)r * panels(m->vocabulary);
+        steps[r].token =
+            pick(logits, m->vocabulary, run->temperature, u, run->weights, run->logp ? run->logp + at : NULL);
+        run->tokens[at] = steps[r].token;
+        steps[r].position++;
+        live[r].made++;
+    }
+    for (int r = 0; r < run->count;) { /* finished rows change places with the last one */
+        if (!run->is_stop[steps[r].token] && live[r].made < run->most) {
+            r++;
+            continue;
+        }
+        run->lengths[live[r].row] = live[r].made;
+        run->count--;
+        Live freed = live[r];
+        steps[r] = steps[run->count], live[r] = live[run->count], live[run->count] = freed;
+    }
+    return 1;
+}
+
+/* Up to `passes` passes of the model; 0 when all rows have ended. */
+int advance(Run *run, int passes) {
+    while (passes-- > 0)
+        if (!read_prompts(run) && !next_tokens(run)) return 0;
+    return 1;
 }

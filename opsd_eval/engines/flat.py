@@ -2,15 +2,16 @@
 
 The layers are written out over fused copies of the weights: one product for queries, keys and values, one for gate and
 up projection; norm weights are folded into the products that follow, and the query/key norm weights and the attention
-scale into the rotation tables. The weights are copied when the decoder is made, at the start of every ``generate``,
-so training in between is picked up. A test holds the logits to transformers' own within 1e-4.
+scale into the rotation tables. The weights are copied at the start of every ``generate``, so training in
+between is picked up. A test holds the logits to transformers' own within 1e-4.
 
 Legend: B rows, T columns, D hidden, V vocabulary, G key-value heads, R query heads for each of them, E head size.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -84,13 +85,12 @@ def _weight(module: Any) -> Tensor:
 
 @dataclass
 class _Layer:
-    """Fused weights of one layer, each stored (in, out)."""
+    """Fused weights of one layer, each stored (out, in)."""
 
     qkv: Tensor
     out: Tensor
     gate_up: Tensor
     down: Tensor
-    norm: tuple[Tensor, Tensor] | None  # query and key norm weights (E), where the model has them
 
 
 class FlatCache:
@@ -145,30 +145,39 @@ class FlatDecoder:
         self.groups: int = config.num_key_value_heads
         self.repeat: int = config.num_attention_heads // config.num_key_value_heads
         self.head: int = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        self.feed: int = config.intermediate_size
+        self.has_norm = "q_norm" in base.model.layers[0].self_attn._modules
         self.embedding = base.model.embed_tokens.weight.detach().clone()
-        self.layers = [self._read(layer) for layer in base.model.layers]
+        self._base = base
         head = _weight(base.lm_head)[:vocabulary] * base.model.norm.weight
-        self.unembedding = head.t().contiguous()
+        self.unembedding = head
         rotary = base.model.rotary_emb
         self.frequency, self.rotary_scale = rotary.inv_freq.float().clone(), float(rotary.attention_scaling)
         self.tables: list[tuple[Tensor, Tensor]] = []
         self._make_tables(256)
 
+    @functools.cached_property
+    def layers(self) -> list[_Layer]:
+        """The fused weights of all layers, read when first used."""
+        return list(self.read_layers())
+
+    def read_layers(self) -> Iterator[_Layer]:
+        """The model's layers as they are now, one after the other."""
+        for layer in self._base.model.layers:
+            with torch.inference_mode():
+                yield self._read(layer)
+
     def _read(self, layer: Any) -> _Layer:
         attention, mlp = layer.self_attn, layer.mlp
         g, r, e = self.groups, self.repeat, self.head
         before, after = layer.input_layernorm.weight, layer.post_attention_layernorm.weight
-        parts = [_weight(p) * before for p in (attention.q_proj, attention.k_proj, attention.v_proj)]
+        parts = [_weight(p) for p in (attention.q_proj, attention.k_proj, attention.v_proj)]
         shaped = [p.view(g, n, e, -1) for p, n in zip(parts, (r, 1, 1), strict=True)]
-        norm = None
-        if "q_norm" in attention._modules:
-            norm = (attention.q_norm.weight.clone(), attention.k_norm.weight.clone())
         return _Layer(
-            qkv=torch.cat(shaped, dim=1).reshape(g * (r + 2) * e, -1).t().contiguous(),
-            out=_weight(attention.o_proj).t().contiguous(),
-            gate_up=(torch.cat([_weight(mlp.gate_proj), _weight(mlp.up_proj)]) * after).t().contiguous(),
-            down=_weight(mlp.down_proj).t().contiguous(),
-            norm=norm,
+            qkv=torch.cat(shaped, dim=1).reshape(g * (r + 2) * e, -1).mul_(before),
+            out=_weight(attention.o_proj).clone(),
+            gate_up=torch.cat([_weight(mlp.gate_proj), _weight(mlp.up_proj)]).mul_(after),
+            down=_weight(mlp.down_proj).clone(),
         )
 
     def _make_tables(self, positions: int) -> None:
@@ -178,11 +187,13 @@ class FlatDecoder:
         sin[:, : self.head // 2] *= -1
         made: dict[int, tuple[Tensor, Tensor]] = {}
         self.tables = []
-        for layer in self.layers:
-            weights = layer.norm or (torch.ones(self.head), torch.ones(self.head))
+        for layer in self._base.model.layers:
+            weights = (torch.ones(self.head), torch.ones(self.head))
+            if self.has_norm:
+                weights = (layer.self_attn.q_norm.weight, layer.self_attn.k_norm.weight)
             w = torch.stack([weights[0] * self.head**-0.5] * self.repeat + [weights[1]])
             table = (cos[:, None, None] * w, sin[:, None, None] * w.roll(self.head // 2, -1))
-            self.tables.append(table if layer.norm else made.setdefault(0, table))
+            self.tables.append(table if self.has_norm else made.setdefault(0, table))
 
     def reserve_positions(self, positions: int) -> None:
         """Make the rotation tables reach that many positions."""
@@ -197,18 +208,18 @@ class FlatDecoder:
 
     def _project(self, layer: _Layer, h: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
         """Rotated queries and keys (N, G, R + 1, E), and values (N, G, E), of N positions."""
-        qkv = torch.mm(self._scaled(h), layer.qkv).view(len(h), self.groups, self.repeat + 2, self.head)
+        qkv = F.linear(self._scaled(h), layer.qkv).view(len(h), self.groups, self.repeat + 2, self.head)
         qk = qkv[:, :, :-1]
         rotated = torch.addcmul(qk * cos, qk.roll(self.head // 2, -1), sin)
-        if layer.norm is not None:
+        if self.has_norm:
             norm = torch.linalg.vector_norm(qk, dim=-1, keepdim=True)
             rotated *= norm.square_().mul_(1.0 / self.head).add_(self.epsilon).rsqrt_()
         return rotated, qkv[:, :, -1]
 
     def _feed(self, layer: _Layer, h: Tensor, attended: Tensor) -> Tensor:
-        h = torch.addmm(h, attended, layer.out)
-        gate, up = torch.mm(self._scaled(h), layer.gate_up).chunk(2, dim=-1)
-        return torch.addmm(h, F.silu(gate).mul_(up), layer.down)
+        h = torch.addmm(h, attended, layer.out.t())
+        gate, up = F.linear(self._scaled(h), layer.gate_up).chunk(2, dim=-1)
+        return torch.addmm(h, F.silu(gate).mul_(up), layer.down.t())
 
     def step(self, cache: FlatCache, tokens: Tensor, start: Tensor, column: int) -> Tensor:
         """Append ``tokens`` (B,) as column ``column``; returns the next token's logits (B, V)."""
@@ -227,7 +238,7 @@ class FlatDecoder:
             score.view(rows, -1, column + 1).add_(bias)
             attended = torch.bmm(torch.softmax(score, -1), values[:, :, : column + 1].flatten(0, 1))
             h = self._feed(layer, h, attended.view(rows, groups * self.repeat * self.head))
-        return torch.mm(self._scaled(h), self.unembedding)
+        return F.linear(self._scaled(h), self.unembedding)
 
     @torch.inference_mode()
     def prefill(self, prompts: Sequence[Sequence[int]]) -> FlatCache:

@@ -1,9 +1,9 @@
 """The transformers engine: batched decoding in this process, with weights that may change between calls.
 
-Three ways compute the same distribution: the C loop for very small models (kernel.py), the flat loop for small ones
-(flat.py), the library's forward pass for everything else (generic.py). Every row draws from its own stream. The C loop
-gives a row the same bits in any company; in the other two the rounding of the logits depends on the batch's shape, so
-that a row can differ between two batchings where a random number falls within that rounding of a boundary.
+Three ways compute the same distribution: the C loop for small models on CPU (kernel.py), the flat loop where that does
+not apply (flat.py), the library's forward pass for everything else (generic.py). Every row draws from its own stream.
+The C loop gives a row the same bits in any company; in the other two the rounding of the logits depends on the batch's
+shape, so that a row can differ between two batchings where a random number falls within that rounding of a boundary.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class TransformersEngine:
             self.model.train(training)
 
     def _run(self, requests: list[Request], sampling: Sampling, logprobs: bool) -> Iterator[Completion]:
-        """The C loop for very small models, the flat loop for small ones, the library's forward pass for the rest."""
+        """The C loop or the flat loop for small models on CPU, the library's forward pass for the rest."""
         from opsd_eval.engines.flat import FlatDecoder, is_flat
         from opsd_eval.engines.generic import GenericDecoder
         from opsd_eval.engines.kernel import Kernel, kernel_covers
@@ -85,7 +85,8 @@ class TransformersEngine:
             )
         if isinstance(decoder, FlatDecoder) and kernel_covers(decoder, sampling, longest):
             kernel = Kernel(decoder, longest + sampling.max_new_tokens)
-            yield from kernel.generate(requests, sampling=sampling, stop=stop, logprobs=logprobs)
+            size = self.batch_size or 48
+            yield from kernel.generate(requests, sampling=sampling, stop=stop, logprobs=logprobs, batch_size=size)
             return
         size = self.batch_size or 64
         yield from decode(decoder, requests, sampling=sampling, stop=stop, batch_size=size, logprobs=logprobs)

@@ -144,6 +144,39 @@ def test_kernel_gives_the_same_bits_in_any_company(tokenizer):
             assert completion == whole[key]  # log-probabilities too, exactly
 
 
+@pytest.mark.parametrize("batch_size", [1, 3, 7, 60])
+def test_kernel_gives_the_same_bits_whatever_the_batch_threads_and_memory(tokenizer, monkeypatch, batch_size):
+    model = shaken("llama", num_attention_heads=8)
+    items = requests(15, draws=4)
+    settings = {"max_new_tokens": 40, "stop_token_ids": tuple(range(40, 60))}
+    whole = run(TransformersEngine(model, tokenizer), items, logprobs=True, **settings)
+    monkeypatch.setattr("opsd_eval.engines.kernel._ONE_CORE", 0)
+    monkeypatch.setattr("opsd_eval.engines.kernel.torch_threads", lambda: 2)
+    monkeypatch.setattr("opsd_eval.engines.kernel._PROMPT_BYTES", 1)  # a run for each prompt
+    assert run(TransformersEngine(model, tokenizer, batch_size=batch_size), items, logprobs=True, **settings) == whole
+
+
+def test_kernel_hands_rows_out_as_they_end_and_can_be_left_halfway(tokenizer, monkeypatch):
+    passes = []
+    compiled = library()
+    monkeypatch.setattr("opsd_eval.engines.kernel._WEIGHTS_A_CALL", 1)  # one pass a call
+
+    class Counted:
+        start, finish = compiled.start, compiled.finish
+
+        @staticmethod
+        def advance(handle, count):
+            passes.append(count)
+            return compiled.advance(handle, count)
+
+    monkeypatch.setattr("opsd_eval.engines.kernel.library", Counted)
+    settings = Sampling(max_new_tokens=40, stop_token_ids=tuple(range(40, 140)))
+    rows = TransformersEngine(shaken("qwen3"), tokenizer).generate(requests(8, draws=2), sampling=settings)
+    assert len(next(rows).token_ids) < len(passes) + 1 < 20
+    rows.close()
+    assert set(passes) == {1}
+
+
 def test_without_a_compiler_the_flat_loop_takes_over(tokenizer, monkeypatch):
     model, items = shaken("qwen3"), requests(4)
     expected = run(TransformersEngine(model, tokenizer), items, max_new_tokens=10)

@@ -10,7 +10,7 @@ import torch
 
 from opsd_train import loss as loss_module
 from opsd_train.divergence import Divergence
-from opsd_train.head import Head
+from opsd_train.head import Head, project, project_back
 from opsd_train.loss import Method, chunked_loss, student_entropy
 from opsd_train.targets import TARGETS, TargetParams
 
@@ -316,6 +316,22 @@ def test_a_head_wider_than_a_panel_in_half_precision(monkeypatch):
     found = chunked_loss(hidden, Head(weight, None, V), method=METHODS[1]).loss
     wide = {role: value.float() for role, value in hidden.items()}
     assert torch.allclose(found, chunked_loss(wide, Head(weight.float(), None, V), method=METHODS[1]).loss, rtol=1e-6)
+
+
+@pytest.mark.parametrize("width", [64, 1536])
+def test_products_through_onednn_equal_those_of_the_blas(monkeypatch, width):
+    generator = torch.Generator().manual_seed(0)
+    head = Head(torch.randn(20_000, width, generator=generator))
+    rows, found = torch.randn(7, width, generator=generator), {}
+    grad = torch.randn(7, 20_000, generator=generator) / 20_000
+    for way in ("onednn", "blas"):
+        if way == "blas":
+            monkeypatch.setattr("opsd_train.head._onednn", lambda weight, rows: None)
+        found[way] = project(rows, head, out=torch.empty(7, 20_000)), project_back(grad, head)
+    for one, other in zip(found["onednn"], found["blas"], strict=True):
+        torch.testing.assert_close(one, other, atol=2e-4, rtol=1e-5)
+    exact = grad.double() @ head.weight.double()
+    assert float((found["onednn"][1] - exact).norm() / exact.norm()) < 1e-5
 
 
 def test_statistics_by_token():
