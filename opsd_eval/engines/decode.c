@@ -4,11 +4,11 @@
  *
  * A batch of tokens goes through the model together, so that each weight read from memory serves all of them; the
  * products take ROWS of them at a time. A row's numbers never depend on which rows are computed with it, nor on the
- * number of threads: the same row gives the same bits in any company. Rows that end are replaced at once. All scratch
- * memory is allocated here and freed before returning.
+ * number of threads: the same row gives the same bits in any company. Rows that end are replaced at once. start()
+ * allocates all memory and finish() frees it.
  *
- * Legend: B tokens of a pass, a multiple of ROWS; D hidden, G key-value heads, R query heads for each, E head size, M feed-forward
- * size, V vocabulary.
+ * Legend: B tokens of a pass, a multiple of ROWS; D hidden, G key-value heads, R query heads for each, E head size,
+ * M feed-forward size, V vocabulary.
  * Matrices (in, out) are packed in panels of 16 outputs: w[panel][in][16], the last panel padded with zeros. Keys are
  * kept in blocks of 16 positions: k[block][E][16]; values as v[position][E].
  */
