@@ -12,6 +12,8 @@ PIP := $(PY) -m pip install --progress-bar on --disable-pip-version-check -c con
 export OMP_NUM_THREADS ?= 1
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
+# Byte code is kept: the tests start dozens of processes, and each would compile the same files again.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: help install install-real demo demo-full study-small study test test-slow test-faults test-real real-run bench lint clean
 .DEFAULT_GOAL := help

@@ -34,7 +34,9 @@ def execute(path: Path, *, timeout: int = 600) -> Any:
     from nbclient import NotebookClient
 
     book: Any = nbformat.read(path, as_version=4)
-    NotebookClient(book, timeout=timeout, resources={"metadata": {"path": str(path.parent)}}).execute()
+    place = {"metadata": {"path": str(path.parent)}}
+    # immediate: a kernel has nothing to save, and one that holds torch takes seconds to end by itself
+    NotebookClient(book, timeout=timeout, resources=place, shutdown_kernel="immediate").execute()
     return book
 
 

@@ -10,15 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from opsd_eval.records import read_json, read_run, sha256_folder
+from opsd_eval.startup import TRANSFORMERS, bring_in
 from opsd_eval.whole import MANIFEST, what_is_broken
 
 
 def warm_up() -> None:
     """Import what every job needs, once a worker, and keep torch to one thread."""
+    bring_in(*TRANSFORMERS, "opsd_train.trainer", "opsd_eval.sampling")
     import torch
-
-    import opsd_eval.sampling  # noqa: F401
-    import opsd_train.trainer  # noqa: F401
 
     torch.set_num_threads(1)
 

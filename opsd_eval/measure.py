@@ -13,6 +13,7 @@ from typing import Any
 
 from opsd_eval.compare import compare_sets, recovered
 from opsd_eval.measures import Measures, measure_set, read_measures
+from opsd_eval.startup import bring_in
 
 __all__ = ["Measures", "add_arguments", "compare_sets", "measure_set", "read_measures", "recovered", "run"]
 
@@ -35,6 +36,7 @@ def run(args: argparse.Namespace) -> int:
     from opsd_eval.grading import grade_set
     from opsd_eval.records import dumps
 
+    bring_in("pandas", "opsd_eval.stats")
     rows = []
     for folder in args.sets:
         grade_set(folder, processes=args.processes)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -16,7 +16,7 @@ def lookup(kind: str, name: str, registry: Mapping[str, T]) -> T:
     raise ValueError(unknown_name(kind, name, list(registry)))
 
 
-def unknown_name(kind: str, name: str, allowed: list[str]) -> str:
+def unknown_name(kind: str, name: str, allowed: Sequence[str]) -> str:
     """The message for an unknown name: what was given, the closest match, and what is allowed."""
     near = difflib.get_close_matches(str(name), allowed, n=3, cutoff=0.4)
     hint = f" Did you mean {' or '.join(repr(n) for n in near)}?" if near else ""

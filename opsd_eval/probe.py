@@ -30,6 +30,7 @@ from opsd_eval.records import (
     sha256_ids,
 )
 from opsd_eval.sampling import locked
+from opsd_eval.startup import TRANSFORMERS, bring_in
 
 QUANTILES = tuple(round(0.1 * i, 1) for i in range(11))
 #: What forces the answer, by kind of prompt style; a thinking block still open is closed first.
@@ -172,6 +173,8 @@ def run(args: argparse.Namespace) -> int:
     if not args.other_model:
         for folder in args.sets:
             check_model_of(folder, read_run(folder).model, args.model, args.adapter)
+    if args.engine == "transformers":
+        bring_in(*TRANSFORMERS)
     names = ("adapter", "batch_size", "url", "tokenizer")
     engine: Any = load_engine(args.engine, args.model, **{n: getattr(args, n) for n in names if getattr(args, n)})
     for folder in args.sets:

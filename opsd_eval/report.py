@@ -11,6 +11,7 @@ from opsd_eval import report_data, report_samples, scorecard, scorecard_text, ta
 from opsd_eval.locks import locked
 from opsd_eval.records import write_json, write_text
 from opsd_eval.report_data import ReportData
+from opsd_eval.startup import bring_in
 
 PAGE = "report.html"
 
@@ -153,6 +154,7 @@ def run(args: argparse.Namespace) -> int:
         arms.setdefault(name, []).extend(paths)
     if not args.sets and not arms:
         raise ValueError("report needs at least one sample set: opsd-eval report SET… --out DIR")
+    bring_in("pandas", "matplotlib.figure", "opsd_eval.stats")
     data = gather_sets(args.sets, arms=arms, margin=args.margin, embeddings=args.embeddings)
     page = write_report(data, args.out)
     document = scorecard.scorecard_document(data.rows, {"level": data.settings.level})

@@ -38,6 +38,7 @@ from opsd_eval.records import (
     write_run,
 )
 from opsd_eval.secrets import REMOTE_CODE
+from opsd_eval.startup import TRANSFORMERS, bring_in
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -232,6 +233,8 @@ def run(args: argparse.Namespace) -> int:
     values = {key: default if getattr(args, key) is None else getattr(args, key) for key, default in preset.items()}
     thinking = {"on": True, "off": False}.get(values["thinking"], values["thinking"])
     problems = load_benchmark(args.benchmark, limit=args.limit, seed=args.benchmark_seed, split=args.split)
+    if args.engine == "transformers":
+        bring_in(*TRANSFORMERS)
     engine: Any = load_engine(args.engine, args.model, **_engine_options(args))
     sampling = Sampling(
         temperature=values["temperature"], top_p=values["top_p"], top_k=values["top_k"], seed=args.seed,

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from opsd_eval.stats_estimates import Estimate, check_level, mean_and_se, pick_clusters, same_problems, t_quantile
-from opsd_eval.stats_seeds import MIN_BASE_SEEDS, BySeed, Clusters, Table, crossed, seed_table
+from opsd_eval.stats_seeds import BySeed, Clusters, Table, crossed, seed_table
 
 Scores = Mapping[str, float]
 
@@ -65,8 +65,8 @@ def recovered_fraction_across_seeds(
     top = {key: {i: purified[key][i] - standard[key][i] + 0 * base[key][i] for i in base[key]} for key in base}
     below = {key: {i: base[key][i] - standard[key][i] + 0 * purified[key][i] for i in base[key]} for key in base}
     upper, lower = seed_table(top, clusters), seed_table(below, clusters)
-    n_bases, n_problems = upper.cells.shape
-    if n_bases < MIN_BASE_SEEDS or n_problems < 2:
+    n_bases = len(upper.bases)
+    if not upper.crosses():
         flat = [t.cells.mean(axis=0) if n_bases else np.array([]) for t in (upper, lower)]
         note = f"base - standard; these checkpoints only ({n_bases} base seeds)"
         return _paired_ratio(flat[0], flat[1], upper.labels, (level, note))
@@ -120,15 +120,17 @@ def _invert(excess: Callable[[float], float], value: float) -> tuple[float, floa
 
 
 def _edge(excess: Callable[[float], float], value: float, direction: float) -> float:
-    step = max(1e-6, 1e-3 * abs(value))
-    if excess(value + direction * 1e-12) > 0:  # nothing varies: the interval is a point
+    from scipy.optimize import brentq  # here: its import takes half a second
+
+    near, step = 1e-12, max(1e-6, 1e-3 * abs(value))
+    if excess(value + direction * near) > 0:  # nothing varies: the interval is a point
         return value
     while excess(value + direction * step) <= 0:
         step *= 2
         if step > 1e12:
             return direction * math.inf
-    inner, outer = 0.0, step
-    for _ in range(100):
-        middle = (inner + outer) / 2
-        inner, outer = (middle, outer) if excess(value + direction * middle) <= 0 else (inner, middle)
-    return value + direction * outer
+
+    def away(distance: float) -> float:
+        return excess(value + direction * distance)
+
+    return value + direction * float(brentq(away, near, step, xtol=1e-12 * step))  # type: ignore[arg-type]

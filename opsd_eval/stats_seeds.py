@@ -51,6 +51,12 @@ class Table:
         """This table minus ``factor`` times another over the same bases and problems."""
         return Table(self.cells - factor * other.cells, self.labels, self.bases, self.n_runs, self.n_dropped)
 
+    def crosses(self) -> bool:
+        """Whether there are bases, problems and clusters enough for an interval that crosses them."""
+        n_bases, n_problems = self.cells.shape
+        one_cluster = bool(self.labels) and len(set(cluster_codes(self.labels))) < 2
+        return n_bases >= MIN_BASE_SEEDS and n_problems >= 2 and not one_cluster
+
 
 def seed_table(differences: BySeed, clusters: Clusters = None) -> Table:
     """Average training seeds within their base; a problem that some base lacks altogether (NaN) is dropped."""
@@ -163,14 +169,7 @@ def across_seeds(differences: BySeed, *, clusters: Clusters = None, level: float
     """
     check_level(level)
     table = seed_table(differences, clusters)
-    return _over_seeds(table, level) if _crosses(table) else _these_checkpoints(table, level)
-
-
-def _crosses(table: Table) -> bool:
-    """Whether there are bases, problems and clusters enough for an interval that crosses them."""
-    n_bases, n_problems = table.cells.shape
-    one_cluster = bool(table.labels) and len(set(cluster_codes(table.labels))) < 2
-    return n_bases >= MIN_BASE_SEEDS and n_problems >= 2 and not one_cluster
+    return _over_seeds(table, level) if table.crosses() else _these_checkpoints(table, level)
 
 
 def _over_seeds(table: Table, level: float) -> Difference:
@@ -195,7 +194,7 @@ def gap_across_seeds(
     tables = [seed_table(id_differences, clusters), seed_table(ood_differences, clusters)]
     n_bases = len(tables[0].bases)
     sizes = (n_bases, sum(t.cells.shape[1] for t in tables), sum(t.n_dropped for t in tables))
-    if n_bases >= MIN_BASE_SEEDS and min(t.cells.shape[1] for t in tables) >= 2:
+    if all(table.crosses() for table in tables):
         method = f"{n_bases} base seeds x problems, difference in differences, crossed; Cochran-Cox t"
         return _method_difference(crossed(tables), level, sizes, method)
     means, errors, dfs = zip(*(mean_and_se(_columns(t), t.labels) for t in tables), strict=True)
@@ -213,7 +212,7 @@ def estimate_across_seeds(values: BySeed, *, clusters: Clusters = None, level: f
     """A level (such as accuracy) over base seeds, training seeds and problems; interval as :func:`across_seeds`."""
     check_level(level)
     table = seed_table(values, clusters)
-    if _crosses(table):
+    if table.crosses():
         found = _over_seeds(table, level)
         return Estimate(found.value, found.low, found.high, found.n_problems, found.n_dropped, found.method)
     value, se, df = mean_and_se(_columns(table), table.labels)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
+
+_ACTING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
 
 def visible(text: str | None) -> str:
     """The text in which control characters are pictures (U+2400 block) and those of direction are named."""
     if text is None:
         return "(no text)"
-    return "".join(_picture(c) for c in text)
+    return _ACTING.sub(_picture, text)
 
 
 def encodable(text: str) -> str:
@@ -15,10 +19,10 @@ def encodable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def _picture(c: str) -> str:
-    code = ord(c)
-    if code < 32 and c not in "\n\t":
+def _picture(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    if code < 32:
         return chr(0x2400 + code)
-    if 0x202A <= code <= 0x202E or 0x2066 <= code <= 0x2069:  # overrides and isolates: what follows would be mirrored
+    if 0x202A <= code <= 0x2069:  # overrides and isolates: what follows would be mirrored
         return f"⟨U+{code:04X}⟩"
-    return "�" if code == 127 or 0x80 <= code < 0xA0 or 0xD800 <= code < 0xE000 else c
+    return "�"

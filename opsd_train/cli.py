@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from opsd_eval.secrets import REMOTE_CODE
+from opsd_eval.startup import TRANSFORMERS, bring_in
 from opsd_eval.visible import visible
 
 if TYPE_CHECKING:
@@ -134,6 +135,7 @@ def _run(args: argparse.Namespace, overrides: list[str]) -> int:
             print(f"opsd-train: {what}: {note}", file=sys.stderr)
     if config.model.trust_remote_code:
         print(f"opsd-train: {REMOTE_CODE}", file=sys.stderr)
+    bring_in(*TRANSFORMERS, "opsd_train.trainer")
     from accelerate import PartialState
 
     from opsd_train.stopping import Interrupted, PeerLost, Unhealthy

@@ -5,11 +5,12 @@ Field comments are the documentation that ``opsd-train run --help`` prints.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 import types
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from opsd_eval.names import lookup, unknown_name
@@ -239,7 +240,7 @@ def field_docs() -> dict[str, tuple[str, Any, str]]:
     return {
         f"{g.name}.{f.name}": (str(f.type), f.default, f.metadata["doc"])
         for g in fields(TrainConfig)
-        for f in fields(_group_type(g.name))
+        for f in fields(_types()[g.name])
     }
 
 
@@ -262,8 +263,8 @@ def apply_overrides(config: TrainConfig, arguments: Sequence[str]) -> TrainConfi
             raise ValueError(f"expected --group.field value, got {word!r}; values with spaces need quotes")
         name, equals, value = word[2:].partition("=")
         if not equals:
-            if name not in flatten(config):
-                raise ValueError(unknown_name("option", name, list(flatten(config))))
+            if name not in _names():
+                raise ValueError(unknown_name("option", name, _names()))
             if not rest:
                 raise ValueError(f"--{name} needs a value; give it as --{name} VALUE")
             value = rest.pop(0)
@@ -327,18 +328,24 @@ def _validate_names(method: MethodConfig) -> None:
     lookup("weighting", method.weighting, WEIGHTINGS)
 
 
-def _group_type(group: str) -> Any:
-    return get_type_hints(TrainConfig)[group]
+@functools.cache
+def _types(group: str | None = None) -> dict[str, Any]:
+    """The type of every field of a group; of every group by default."""
+    return get_type_hints(_types()[group] if group else TrainConfig)
+
+
+@functools.cache
+def _names() -> tuple[str, ...]:
+    return tuple(flatten(TrainConfig()))
 
 
 def _with_field(config: TrainConfig, name: str, value: Any) -> TrainConfig:
     """The config with one dotted field replaced; text is converted to the field's type."""
-    if name not in flatten(config):
-        raise ValueError(unknown_name("option", name, list(flatten(config))))
+    if name not in _names():
+        raise ValueError(unknown_name("option", name, _names()))
     group, key = name.split(".")
-    assert is_dataclass(_group_type(group))
-    kind = get_type_hints(_group_type(group))[key]
-    return replace(config, **{group: replace(getattr(config, group), **{key: _convert(name, value, kind)})})
+    value = _convert(name, value, _types(group)[key])
+    return replace(config, **{group: replace(getattr(config, group), **{key: value})})
 
 
 def _convert(name: str, value: Any, kind: Any) -> Any:

@@ -12,16 +12,19 @@ position ids are needed, and the result equals scoring each row alone.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
-from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from opsd_train.head import compute_dtype, head_of, project
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 Ids = Sequence[int]
 _MAX_TOKENS = 16_384  # padded tokens in one forward pass
@@ -29,9 +32,15 @@ UNLIMITED = 1 << 40  # as ``max_tokens``: everything in one pass
 _SHORTER, _ENOUGH = 0.8, 512  # a row this much shorter starts a new pass, if the pass has this many tokens already
 
 
+def _has_adapter(model: nn.Module) -> TypeGuard[PeftModel]:
+    """Whether peft wraps the model; who never imported peft has none of its models (its import takes a second)."""
+    peft = sys.modules.get("peft")
+    return peft is not None and isinstance(model, peft.PeftModel)
+
+
 def backbone_of(model: nn.Module) -> nn.Module:
     """The decoder below the output head of a Hugging Face causal LM, with its LoRA layers if peft-wrapped."""
-    inner: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    inner: Any = model.get_base_model() if _has_adapter(model) else model
     decoder = inner.get_decoder() if isinstance(inner, PreTrainedModel) else None
     if decoder is None or decoder is inner:
         raise ValueError(f"{type(model).__name__} does not name its decoder; pass a Hugging Face causal language model")
@@ -41,7 +50,7 @@ def backbone_of(model: nn.Module) -> nn.Module:
 @contextmanager
 def adapter_disabled(model: nn.Module) -> Iterator[None]:
     """The frozen initial weights of a LoRA model: the same weights with the adapter off. A no-op without peft."""
-    if isinstance(model, PeftModel):
+    if _has_adapter(model):
         with model.disable_adapter():
             yield
     else:

@@ -152,10 +152,7 @@ def sample_search(rng: random.Random, kind: str, design: Design = DESIGN) -> Sea
         chain = _walk(rng, design.search_operations, value_max, operand_max, _symbols(kind, design))
         if chain is None:
             continue
-        allowed = [
-            x for x in range(1, value_max + 1)
-            if all(0 <= v <= value_max for v in run_operations(x, chain.operations))
-        ]
+        allowed = _starts(chain.operations, value_max)
         count = rng.choice(counts)
         if len(allowed) < count:
             continue
@@ -163,6 +160,15 @@ def sample_search(rng: random.Random, kind: str, design: Design = DESIGN) -> Sea
         problem = Search(candidates, chain.operations, rng.choice(candidates))
         if _is_kind(problem, kind, design):
             return problem
+
+
+def _starts(operations: Iterable[Operation], value_max: int) -> range:
+    """The start values (1 and up) from which the accumulator, always scale · x + shift, never leaves 0 to value_max."""
+    scale, shift, low, high = 1, 0, 1, value_max
+    for symbol, operand in operations:
+        scale, shift = (scale * operand, shift * operand) if symbol == "*" else (scale, apply(shift, (symbol, operand)))
+        low, high = max(low, -(shift // scale)), min(high, (value_max - shift) // scale)
+    return range(low, high + 1)
 
 
 def twin_of(chain: Chain, rng: random.Random, *, pool: str = "test", design: Design = DESIGN) -> Chain:

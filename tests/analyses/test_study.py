@@ -134,11 +134,18 @@ def test_one_cell_alone_repeats_its_record(done, tmp_path):
     assert "equal to the record" in said
 
 
-def test_every_artefact_says_how_much_of_the_study_it_is(done):
+@pytest.fixture(scope="module")
+def made(done):
+    """The whole study with its artefacts made, and what making them said."""
     from analyses.artefacts import make_all
 
-    _, _, whole = done
-    said = make_all(whole)
+    return done[2], make_all(done[2])
+
+
+def test_every_artefact_says_how_much_of_the_study_it_is(made):
+    from analyses.artefacts import make_all
+
+    whole, said = made
     assert "ablation_table.csv" in said
     first = (whole.folder / "ablation_table.csv").read_text().splitlines()[0]
     assert first.startswith("# 2 of 2 cells of main; config ")
@@ -156,12 +163,10 @@ def test_a_failing_cell_is_noted_and_the_study_goes_on(tmp_path):
     assert "nonsense" in read_json(tmp_path / "failures" / f"{cell.name}.json")["error"]
 
 
-def test_pages_are_filled_from_results_and_say_what_is_missing(done):
+def test_pages_are_filled_from_results_and_say_what_is_missing(made):
     from analyses import write_up
-    from analyses.artefacts import make_all
 
-    _, _, whole = done
-    make_all(whole)
+    whole, _ = made
     page = "a\n<!-- table:ablation:begin -->\nold\n<!-- table:ablation:end -->\nb <!-- table:sensitivity:begin -->\n<!-- table:sensitivity:end -->"
     filled = write_up.fill(page, whole)
     assert "| hunch_r10 | id |" in filled and "2 of 2 cells of main" in filled and "old" not in filled

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tests.faults.killing import ROOT, environment
+from tests.faults.killing import ROOT, environment, runs
 
 LOOK_SECONDS = 0.005
 END_SECONDS = 600
@@ -98,18 +98,11 @@ class Cold:
         """
         code = self.process.wait(END_SECONDS)
         end = time.monotonic() + ORPHAN_SECONDS
-        while any(map(_runs, self.workers)):
+        while any(map(runs, self.workers)):
             assert time.monotonic() < end, f"workers {self.workers} still run after their command was killed"
             time.sleep(0.05)
         said = self.log.read_text(errors="replace")
         return -signal.SIGKILL if code == 1 and self.hit == "worker" and "SIGKILL" in said else code
-
-
-def _runs(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
 
 
 def _state(folder: Path) -> dict[str, tuple[int, int]]:

@@ -19,6 +19,14 @@ def environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
+def runs(pid: int) -> bool:
+    """Whether the process has not ended yet."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
 def run(module: str, *arguments: object, timeout: float = 600) -> subprocess.CompletedProcess:
     """Run ``python -m module arguments`` to its end and return what it printed; the exit code must be 0."""
     done = subprocess.run(

@@ -17,7 +17,7 @@ import shutil
 import statistics
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tests.faults.killing import run
@@ -136,12 +136,12 @@ def quietly(function: Callable[[int], dict[str, float]], cycles: int) -> dict[st
             os.dup2(kept[1], 2)
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.faults.soak", description=__doc__)
     parser.add_argument("--cycles", type=int, default=150, help="in one process (default 150)")
     parser.add_argument("--commands", type=int, default=10, help="cycles of commands (default 10)")
     parser.add_argument("--most-mib", type=float, default=0.1, help="growth allowed a cycle (default 0.1)")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     one = quietly(in_one_process, args.cycles)
     print(json.dumps(one), flush=True)
     bad = max(one["mib_a_cycle"], one["heap_mib_a_cycle"]) > args.most_mib or one["files_grown"] > 0 or one["threads_grown"] > 0

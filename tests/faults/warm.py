@@ -16,11 +16,14 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from tests.faults.killing import ROOT, environment
+from opsd_eval.startup import bring_in
+from tests.faults.killing import ROOT, environment, runs
 
+LATE = -1000  # in place of an exit code: it did not end in time
 CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.link")
 IMPORTED = ("torch", "transformers", "accelerate", "peft", "pandas", "matplotlib.pyplot", "jinja2", "yaml",
             "opsd_train.cli", "opsd_train.trainer", "opsd_eval.cli", "opsd_eval.sampling", "opsd_eval.measure",
@@ -45,33 +48,44 @@ class Warm:
             raise RuntimeError("the process that forks commands has ended")
         return int(line)
 
-    def start(
-        self, module: str, argv: Sequence[object], *, log: Path, watch: Path, die_at: int | None = None,
-        largest_file: int | None = None,
-    ) -> int:  # fmt: skip
-        """Run ``module.main(argv)`` in a fork; returns its process id.
-
-        ``die_at`` 0 only counts (into ``log``.n). ``largest_file``: no file may grow beyond so many bytes.
-        """
-        row = {"module": module, "argv": [*map(str, argv)], "log": str(log), "watch": str(watch), "die_at": die_at,
-               "largest_file": largest_file}  # fmt: skip
+    def _ask(self, row: dict[str, Any]) -> int:
         assert self.server.stdin is not None
         self.server.stdin.write(json.dumps(row) + "\n")
         self.server.stdin.flush()
         return self._read()
 
-    def code(self) -> int:
-        """The exit code of the command that was started; minus the signal's number if one ended it."""
-        return self._read()
+    def start(
+        self, module: str, argv: Sequence[object], *, log: Path, watch: Path, die_at: int | None = None,
+        largest_file: int | None = None, variables: Mapping[str, str] | None = None,
+    ) -> int:  # fmt: skip
+        """Run ``module.main(argv)`` in a fork; returns its process id. Several may run at once.
+
+        ``die_at`` 0 only counts (into ``log``.n). ``largest_file``: no file may grow beyond so many bytes.
+        ``variables``: of its environment, beside those of this process.
+        """
+        row = {"module": module, "argv": [*map(str, argv)], "log": str(log), "watch": str(watch), "die_at": die_at,
+               "largest_file": largest_file, "variables": dict(variables or {})}  # fmt: skip
+        self.last = self._ask(row)
+        return self.last
+
+    def code(self, pid: int | None = None, seconds: float = 900) -> int:
+        """The exit code of a command that was started (default: the last one); minus the signal that ended it.
+
+        Waits so many seconds, then kills the command: TimeoutError.
+        """
+        code = self._ask({"wait": pid or self.last, "seconds": seconds})
+        if code == LATE:
+            raise TimeoutError(f"the command still ran after {seconds:.0f} s")
+        return code
 
     def kill_after(self, pid: int, seconds: float, sent: signal.Signals) -> int:
         """Send a signal after some seconds unless the command has ended; its exit code."""
         until = time.monotonic() + seconds
-        while time.monotonic() < until and _alive(pid):
+        while time.monotonic() < until and runs(pid):
             time.sleep(min(0.01, max(0.0, until - time.monotonic())))
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, sent)
-        return self.code()
+        return self.code(pid)
 
     def close(self) -> None:
         """End the process."""
@@ -85,14 +99,6 @@ class Warm:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 # --- in the process that forks ------------------------------------------------------------------------------
@@ -126,6 +132,7 @@ def _child(row: dict) -> int:
     for number, fd in ((0, nothing), (1, handle), (2, handle)):
         os.dup2(fd, number)
     sys.argv = [row["module"], *row["argv"]]
+    os.environ.update(row["variables"])
     if row["largest_file"] is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (row["largest_file"], row["largest_file"]))
     if row["die_at"] is not None:
@@ -142,20 +149,33 @@ def _child(row: dict) -> int:
 
 
 def _serve() -> None:
-    for module in IMPORTED:
-        importlib.import_module(module)
+    bring_in(*IMPORTED)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     print(0, flush=True)
     for line in sys.stdin:
+        row = json.loads(line)
+        if "wait" in row:
+            print(_wait(row["wait"], row["seconds"]), flush=True)
+            continue
         pid = os.fork()
         if pid == 0:
-            code = _child(json.loads(line))
+            code = _child(row)
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(code)
         print(pid, flush=True)
-        _, status = os.waitpid(pid, 0)
-        print(os.waitstatus_to_exitcode(status), flush=True)
+
+
+def _wait(pid: int, seconds: float) -> int:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.002)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    return LATE
 
 
 if __name__ == "__main__":

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from opsd_eval.records import new_run_record, write_run
 from opsd_eval.secrets import redact
+from opsd_train.cli import main
 
 KEY = "sk-proj-0123456789abcdefABCDEF"
 ODD = "correct horse battery"
@@ -52,21 +50,23 @@ def test_a_key_of_the_environment_is_known_by_its_value(monkeypatch, tmp_path):
     assert "a-key-of-no-known-form" not in text and '"q"' not in text and "--note" in text
 
 
-def test_no_file_of_a_training_run_holds_the_key(tmp_path):
+def test_no_file_of_a_training_run_holds_the_key(tmp_path, monkeypatch, capfd):
     """The key in the environment, and a careless user who also types it: nothing under the run folder has it."""
-    environment = {**os.environ, "OPSD_API_KEY": KEY, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    command = [
-        sys.executable, "-m", "opsd_train.cli", "run", "testbed", "--optim.steps", "1", "--optim.batch_size", "2",
-        "--rollout.max_new_tokens", "4", "--data.limit", "4", "--run.name", f"my key {KEY}", "--out", str(tmp_path / "r"),
-    ]  # fmt: skip
-    done = subprocess.run(command, cwd=Path(__file__).parents[2], env=environment, capture_output=True, check=False)
-    assert done.returncode == 0, done.stderr.decode()
+
+    def train(out, *more):
+        command = [
+            "run", "testbed", "--optim.steps", "1", "--optim.batch_size", "2", "--rollout.max_new_tokens", "4",
+            "--data.limit", "4", "--run.name", f"my key {KEY}", "--out", str(out), *more,
+        ]  # fmt: skip
+        monkeypatch.setattr(sys, "argv", ["opsd-train", *command])
+        return main(command)
+
+    monkeypatch.setenv("OPSD_API_KEY", KEY)
+    assert train(tmp_path / "r") == 0
     files = [p for p in (tmp_path / "r").rglob("*") if p.is_file()]
     assert len(files) > 5
     for path in files:
         assert KEY.encode() not in path.read_bytes(), path
-    refused = subprocess.run(
-        [*command[:-1], str(tmp_path / "s"), "--rollout.engine", "server", "--rollout.server_url", f"http://me:{KEY}@h/v1"],
-        cwd=Path(__file__).parents[2], env=environment, capture_output=True, check=False,
-    )  # fmt: skip
-    assert refused.returncode == 2 and KEY.encode() not in refused.stderr and not (tmp_path / "s").exists()
+    capfd.readouterr()
+    assert train(tmp_path / "s", "--rollout.engine", "server", "--rollout.server_url", f"http://me:{KEY}@h/v1") == 2
+    assert KEY not in "".join(capfd.readouterr()) and not (tmp_path / "s").exists()

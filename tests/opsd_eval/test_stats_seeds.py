@@ -113,6 +113,18 @@ def test_clusters_widen_the_problem_part():
     assert singles.low == pytest.approx(narrow.low)
 
 
+def test_one_cluster_leaves_a_statement_about_checkpoints_without_an_interval():
+    """Four bases, but problems that are all variants of one: nothing says how problems vary."""
+    rng = np.random.default_rng(0)
+    low, high = runs(rng.normal(0, 0.1, (4, 20))), runs(rng.normal(1, 0.1, (4, 20)))
+    clusters = dict.fromkeys(low[0, 0], "the same")
+    ratio = stats.recovered_fraction_across_seeds(high, low, high, clusters=clusters)
+    assert math.isnan(ratio.value) and "cannot be made" in ratio.method
+    for found in (stats.across_seeds(high, clusters=clusters), stats.gap_across_seeds(high, low, clusters=clusters)):
+        assert found.value > 0.8 and math.isnan(found.low) and found.scope == "checkpoints"
+        assert "these checkpoints only" in found.method
+
+
 def test_gap_with_shared_base_shift_cancels():
     """Bases that shift ID and OOD alike leave no seed variance in the gap."""
     rng = np.random.default_rng(0)
