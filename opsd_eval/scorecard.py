@@ -87,14 +87,16 @@ def _has(arms: Mapping[str, Values], pair: tuple[str, str]) -> bool:
 
 def by_seed(table: Frame) -> dict[SeedKey, dict[str, float]]:
     """One arm's values of one metric as {(base seed, training seed): {problem_id: value}}."""
-    found: dict[SeedKey, dict[str, float]] = {}
-    for (base_seed, train_seed), rows in table.groupby(["base_seed", "train_seed"], dropna=False):
-        if rows["problem_id"].duplicated().any():
+    found: dict[tuple[Any, Any], dict[str, float]] = {}
+    columns = (table[name].tolist() for name in ("base_seed", "train_seed", "problem_id", "value"))
+    for base_seed, train_seed, problem, value in zip(*columns, strict=True):
+        by_problem = found.setdefault((_seed(base_seed), _seed(train_seed)), {})
+        if problem in by_problem:
             raise ValueError(
-                f"arm {rows['arm'].iloc[0]!r} has several sample sets for one seed; keep one checkpoint a run"
+                f"arm {table['arm'].iloc[0]!r} has several sample sets for one seed; keep one checkpoint a run"
             )
-        found[_seed(base_seed), _seed(train_seed)] = dict(zip(rows["problem_id"], rows["value"], strict=True))
-    return found
+        by_problem[problem] = value
+    return dict(sorted(found.items(), key=lambda item: [(seed is None, seed or 0) for seed in item[0]]))
 
 
 def _seed(value: Any) -> int | None:

@@ -46,7 +46,8 @@ class SentenceEncoder:
 
     A completion is cut into windows of the model's length (256 tokens for all-MiniLM-L6-v2); the windows' vectors are
     averaged, weighted by their tokens, and normalised. Of more than 16 windows 16 evenly spaced ones are read. All
-    windows of all texts are encoded in one call, which sorts them by length, so short texts are not padded to long.
+    windows of all texts are encoded in one call, equal ones once; it sorts them by length, so that short texts are not
+    padded to long.
     """
 
     def __init__(self, path: Path | str, name: str | None = None) -> None:
@@ -75,8 +76,10 @@ class SentenceEncoder:
         size = int(self.model.get_embedding_dimension() or 0)
         pooled = np.zeros((len(texts), size), dtype=np.float64)
         if pieces:
-            found = self.model.encode(pieces, batch_size=BATCH, show_progress_bar=False, convert_to_numpy=True)
-            np.add.at(pooled, owners, np.asarray(found, dtype=np.float64) * np.array(weights)[:, None])
+            rows = {piece: row for row, piece in enumerate(dict.fromkeys(pieces))}  # a collapsed model repeats itself
+            found = self.model.encode(list(rows), batch_size=BATCH, show_progress_bar=False, convert_to_numpy=True)
+            vectors = np.asarray(found, dtype=np.float64)[[rows[piece] for piece in pieces]]
+            np.add.at(pooled, owners, vectors * np.array(weights)[:, None])
         lengths = np.linalg.norm(pooled, axis=1, keepdims=True)
         return pooled / np.where(lengths > 0, lengths, 1.0)
 

@@ -155,6 +155,20 @@ def test_minilm_tells_another_route_from_another_phrasing():
 
 
 @pytest.mark.real
+def test_minilm_reads_equal_texts_once_and_gives_them_equal_vectors(monkeypatch):
+    encoder = load_encoder("minilm")
+    assert isinstance(encoder, SentenceEncoder)
+    encode, read = encoder.model.encode, []
+    monkeypatch.setattr(encoder.model, "encode", lambda pieces, **how: read.extend(pieces) or encode(pieces, **how))
+    texts = ["so it is 7", "", "wait, 8 it is, since 7 was odd", "so it is 7"] * 20
+    found = encoder.encode(texts)
+    assert read == ["so it is 7", "wait, 8 it is, since 7 was odd"]
+    assert (found[0::4] == found[0]).all() and (found[3::4] == found[0]).all() and not found[1::4].any()
+    assert found[0] == pytest.approx(encoder.encode([texts[0]])[0], abs=1e-6)
+    assert abs(found[0] @ found[2]) < 0.99
+
+
+@pytest.mark.real
 def test_minilm_pools_long_completions_over_windows():
     encoder = load_encoder("minilm")
     head, tail = "apples in a box, counted one by one. " * 60, "prime numbers and their squares modulo seven. " * 60
