@@ -8,9 +8,13 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from opsd_train import trainer
-from opsd_train.config import TrainConfig, apply_overrides
-from opsd_train.launch import as_launched
+from opsd_eval.startup import TRANSFORMERS, bring_in
+
+bring_in(*TRANSFORMERS, "opsd_train.trainer")
+
+from opsd_train import trainer  # noqa: E402
+from opsd_train.config import TrainConfig, apply_overrides  # noqa: E402
+from opsd_train.launch import as_launched  # noqa: E402
 
 
 def silence_second_process(real):
