@@ -19,6 +19,7 @@ def module(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     yield "brought_in"
     sys.modules.pop("brought_in", None)
+    gc.freeze()  # again, as tests/conftest.py left it: what follows in this process need not be walked over
 
 
 def test_new_modules_are_frozen_and_known_ones_change_nothing(module):
