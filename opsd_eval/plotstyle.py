@@ -29,7 +29,6 @@ OUTCOME_COLOURS = {
 INK, GRID = "#24292e", "#d8dce1"
 HEAD, FOOT, RIGHT = 0.32, 0.34, 0.15  # inches for the legend, the footnote, and the right edge
 MOST_ACROSS = 4
-_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 PAGE_SCALE = 1.5  # CSS pixels on the page for each point of the drawing
 LINESTYLES = ("-", "--", ":", "-.")
 # On the page these colours become CSS variables, so that one drawing serves light and dark.
@@ -162,7 +161,7 @@ def to_svg(figure: Figure) -> str:
     with style(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")  # only measured with it: text stays text
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-    return _CONTROL.sub(lambda match: visible(match[0]), buffer.getvalue())
+    return visible(buffer.getvalue())
 
 
 def inline_svg(document: str, *, prefix: str) -> str:
